@@ -1,0 +1,216 @@
+"""Settings: one flat model whose field names are the flags, the YAML keys and the Python arguments.
+
+None means "not said": the preset decides (pipeline.plan) and plan.yaml tells what and why.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from scanwise.core.errors import ConfigError
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Scheduler = Literal["plateau", "cosine", "step", "onecycle", "none"]
+Loss = Literal["auto", "ce", "focal", "logit_adjust"]
+Monitor = Literal["val_loss", "val_accuracy", "val_auc", "val_balanced_acc"]
+Preset = Literal["auto", "small", "medium", "large", "default", "reference"]
+Balance = Literal["none", "smote", "smote-pixels"]
+Sampler = Literal["shuffle", "balanced", "sqrt"]
+Fit = Literal["stretch", "pad", "crop"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32", "bf16"]
+
+
+class Settings(BaseModel):
+    """Immutable; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TrainConfig(Settings):
+    """All that `scanwise train` can be told."""
+
+    # What and where
+    data: str = Field(
+        default="demo:cells",
+        description="Class folder, .csv manifest, .npz, medmnist:NAME[@SIZE] or demo:NAME.",
+    )
+    output: str | None = Field(
+        default=None, description="New folder for all the run writes [runs/DATA-MODEL-NNN]."
+    )
+    force: bool = Field(default=False, description="Replace an existing --output folder.")
+    # Data
+    size: int | None = Field(
+        default=None, ge=8, le=1024, description="Side in px that image files are resized to."
+    )
+    fit: Fit = Field(default="stretch", description="How image files reach a square.")
+    group: str | None = Field(
+        default=None, description="Manifest column whose values no split may cut (patient, slide)."
+    )
+    group_regex: str | None = Field(
+        default=None, description="Regular expression; its first group in the path is the group."
+    )
+    splits: str | None = Field(default=None, description="Reuse the splits.csv of another run.")
+    val_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of validation.")
+    test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of test.")
+    page: int | None = Field(default=None, ge=0, description="Page of multi-page TIFFs to read.")
+    project: Literal["max"] | None = Field(
+        default=None, description="Project multi-page TIFFs over their pages."
+    )
+    skip_unreadable: bool = Field(
+        default=False, description="Leave unreadable files out (at most 5 %)."
+    )
+    accept_leak: bool = Field(
+        default=False, description="Go on although splits share images; results are stamped."
+    )
+    no_test: bool = Field(default=False, description="Do not open the test split.")
+    # Preparation
+    contrast: str = Field(
+        default="none", description="none, clahe[:clip=1.5,grid=8] or percentile[:1,99]."
+    )
+    augment: str | None = Field(
+        default=None, description="none, gentle, medium, strong, auto or a YAML file."
+    )
+    flip: bool | None = Field(
+        default=None, description="Mirror images in training [off for left/right classes]."
+    )
+    balance: Balance = Field(default="none", description="SMOTE on the training split.")
+    sampler: Sampler = Field(default="shuffle", description="Order in which images are drawn.")
+    class_weights: str | None = Field(
+        default=None, description="none, balanced, sqrt or NAME=W,NAME=W: weights in the loss."
+    )
+    # Model
+    model: str | None = Field(
+        default=None, description="Network, such as small_resnet:32, resnet18, mlp:512,256,128."
+    )
+    head: str | None = Field(default=None, description="linear or mlp:256 (hidden units).")
+    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu"] = Field(
+        default="relu", description="Hidden activation of the MLP."
+    )
+    output_activation: Literal["auto", "softmax", "sigmoid"] = Field(
+        default="auto", description="Output activation; sigmoid trains one-vs-rest."
+    )
+    dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout before the head.")
+    # Training
+    preset: Preset | None = Field(
+        default=None,
+        description="auto (by number of images), small, medium, large, default or reference.",
+    )
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over train.")
+    batch_size: int | None = Field(default=None, ge=1, le=65_536, description="Images a step.")
+    lr: float | None = Field(default=None, gt=0, le=10, description="(Peak) learning rate.")
+    optimizer: Optimizer | None = Field(default=None, description="Optimiser.")
+    weight_decay: float | None = Field(default=None, ge=0, le=1, description="Weight decay.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
+    scheduler: Scheduler | None = Field(default=None, description="Learning-rate schedule.")
+    warmup: int | None = Field(default=None, ge=0, description="Epochs of linear warm-up.")
+    loss: Loss = Field(default="auto", description="auto: cross-entropy (BCE for multi-label).")
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1, description="Smoothing.")
+    focal_gamma: float = Field(default=2.0, ge=0, le=10, description="Gamma of the focal loss.")
+    ema: bool | None = Field(default=None, description="Average the weights over steps.")
+    patience: int | None = Field(
+        default=None, ge=0, description="Epochs without improvement before stopping; 0 = never."
+    )
+    monitor: Monitor | None = Field(default=None, description="What picks the best epoch.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
+    # Machine
+    device: Device = Field(default="auto", description="Where to compute.")
+    precision: Precision = Field(default="auto", description="Arithmetic of forward and backward.")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads.")
+    deterministic: bool = Field(default=False, description="Deterministic kernels on GPUs.")
+    explain: bool = Field(default=False, description="Gloss each term of the epoch line.")
+
+    @field_validator("monitor", mode="before")
+    @classmethod
+    def _never_select_on_test(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("test"):
+            raise ValueError(
+                f"'{value}' would choose by the test split, which is opened once, after training; "
+                "monitor val_loss, val_accuracy, val_auc or val_balanced_acc."
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fractions_leave_a_training_split(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 0.9:
+            raise ValueError(
+                f"val_fraction ({self.val_fraction}) + test_fraction ({self.test_fraction}) leave "
+                "under 10 % for training; lower them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_group_source(self) -> Self:
+        if self.group and self.group_regex:
+            raise ValueError("give --group or --group-regex, not both.")
+        return self
+
+
+def make_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Check settings from any door and build the config.
+
+    Raises:
+        ConfigError: Unknown key (with the nearest one) or a value out of range; all offenders in
+            one message.
+    """
+    known = TrainConfig.model_fields
+    complaints = [unknown_key(key, known) for key in values if key not in known]
+    try:
+        if not complaints:
+            return TrainConfig(**values)
+    except ValidationError as error:
+        complaints = [_complaint(item) for item in error.errors()]
+    raise ConfigError(" ".join(complaints))
+
+
+def unknown_key(key: str, known: Mapping[str, object]) -> str:
+    """'unknown setting 'x'; did you mean 'y'?'"""
+    close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.4)
+    hint = f"did you mean '{close[0]}'?" if close else "see `scanwise train --help`."
+    return f"unknown setting '{key}'; {hint}"
+
+
+def _complaint(item: Any) -> str:
+    """One pydantic error in our words: which setting, the value, what is allowed."""
+    where = ".".join(str(part) for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    return f"{where}={item['input']!r}: {message[0].lower()}{message[1:].rstrip('.')}."
+
+
+def read_yaml_settings(path: Path) -> dict[str, Any]:
+    """Settings of a YAML file, unchecked.
+
+    Raises:
+        ConfigError: If it can't be read or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"can't read settings from {path}: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold 'key: value' lines, not {type(values).__name__}.")
+    return {str(key): value for key, value in values.items()}
+
+
+def env_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Settings from SCANWISE_* variables (SCANWISE_EPOCHS=5), parsed as YAML scalars.
+
+    SCANWISE_CACHE, SCANWISE_OFFLINE, SCANWISE_SHARED and SCANWISE_THREADS' kin that are not settings
+    are left alone; a variable that names no setting is ignored, since other tools may use it.
+    """
+    found: dict[str, Any] = {}
+    for key, text in environ.items():
+        name = key.removeprefix("SCANWISE_").lower()
+        if key.startswith("SCANWISE_") and name in TrainConfig.model_fields:
+            found[name] = yaml.safe_load(text) if text else None
+    return found
