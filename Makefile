@@ -1,0 +1,48 @@
+# Two commands do all the set-up from nothing: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# On Linux, PyTorch's own index has CPU builds (0.2 GB); the default index brings CUDA (5 GB):
+#   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+export PIP_EXTRA_INDEX_URL
+# Tests side by side: one process a core, each with one thread.
+JOBS   ?= auto
+
+.PHONY: demo test test-slow check fix bench docs clean
+
+demo: $(VENV)/core.stamp
+	$(BIN)/scanwise train demo:cells
+
+test: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/busy_core.py
+	$(BIN)/python benchmarks/keras_fit.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scanwise needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dicom,dev]'
+	touch $(VENV)/core.stamp $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

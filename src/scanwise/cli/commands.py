@@ -1,0 +1,201 @@
+"""Every verb of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scanwise import __version__
+from scanwise.cli.options import with_settings
+from scanwise.core.config import TrainConfig, env_settings, make_config, read_yaml_settings
+from scanwise.core.errors import ConfigError
+
+app = typer.Typer(
+    help=(
+        "Train, judge and ship classifiers of medical images. "
+        "Research software, not a medical device."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="A mistake ends with one line and exit code 2; --debug shows where it was raised.",
+)
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Class folder, .csv manifest, .npz, medmnist:NAME[@SIZE] or demo:NAME.",
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print results as JSON to stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"scanwise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_settings()
+def train(
+    settings: dict[str, Any],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Class folder, .csv manifest, .npz, medmnist:NAME[@SIZE] or demo:NAME.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of settings.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Go on with an interrupted run.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on DATA and write an honest report."""
+    if resume is not None:
+        if data is not None or settings or config is not None:
+            raise ConfigError(
+                "--resume RUN takes everything from the run's config.yaml; leave out the rest."
+            )
+        _start(None)
+        from scanwise.pipeline.train import resume as resume_run
+
+        run = resume_run(resume)
+    else:
+        resolved = gather_settings(data, settings, config)
+        _start(resolved.threads)
+        from scanwise.pipeline.train import train as train_run
+
+        run = train_run(resolved)
+    from scanwise.pipeline.summary import run_summary, run_summary_json
+
+    _print(run_summary_json(run) if as_json else run_summary(run), as_json)
+
+
+@app.command()
+@with_settings(
+    leave_out=tuple(
+        name
+        for name in TrainConfig.model_fields
+        if name
+        not in {
+            "size", "fit", "group", "group_regex", "splits", "val_fraction", "test_fraction", "page",
+            "project", "seed", "force", "skip_unreadable", "accept_leak",
+        }
+    )
+)  # fmt: skip
+def check(
+    settings: dict[str, Any],
+    data: DataArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New folder for the page and its plots.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for trouble in DATA without training: leaks, duplicates, bad files, odd images."""
+    resolved = gather_settings(data, settings, None)
+    _start(resolved.threads)
+    from scanwise.pipeline.check import check_data, check_summary
+
+    result = check_data(resolved, output)
+    _print(result.to_json() if as_json else check_summary(result, output), as_json)
+    if result.report.stop is not None:
+        raise result.report.stop
+
+
+@app.command()
+def init(
+    demo: Annotated[
+        Path, typer.Option("--demo", help="New folder to write the demo into.", show_default=False)
+    ],
+    data: Annotated[str, typer.Option("--data", help="Which demo.")] = "demo:cells",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+) -> None:
+    """Write the built-in demo as a folder of class folders, to try everything on files."""
+    from scanwise.data.demo import write_demo_folder
+
+    facts = write_demo_folder(demo, data, force=force)
+    typer.echo(f"{demo}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
+    typer.echo(f"next: scanwise train {demo} --group-regex '(slide\\d+)'")
+
+
+@app.command()
+def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Score a run's validation and test splits (again); the look at test goes into the ledger."""
+    _start(None)
+    from scanwise.pipeline.summary import run_summary, run_summary_json
+    from scanwise.pipeline.train import reevaluate
+
+    done = reevaluate(run)
+    _print(run_summary_json(done) if as_json else run_summary(done), as_json)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html, report.md and report.json anew from the run's files."""
+    from scanwise.pipeline.runs import Run
+    from scanwise.report.build import build_report
+
+    files = build_report(Run.open(run).path)
+    typer.echo(str(files.html))
+
+
+@app.command(name="verify-report")
+def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Recompute every number from predictions.csv and name those that differ."""
+    from scanwise.pipeline.verify import verify_run
+
+    result = verify_run(run)
+    _print(result.to_json() if as_json else result.text(), as_json)
+    if result.mismatches:
+        raise typer.Exit(3)
+
+
+def gather_settings(
+    data: str | None, flags: dict[str, Any], config: Path | None
+) -> TrainConfig:
+    """Settings by precedence: flag > SCANWISE_* > YAML > (preset > default, in the plan)."""
+    values = read_yaml_settings(config) if config is not None else {}
+    values |= env_settings(os.environ)
+    values |= flags
+    if data is not None:
+        values["data"] = data
+    return make_config(values)
+
+
+def _start(threads: int | None) -> None:
+    """Tune the process before torch is loaded."""
+    from scanwise.core.runtime import tune_process
+
+    tune_process(threads)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    if as_json:
+        json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        typer.echo(result)

@@ -1,0 +1,366 @@
+"""A trained model with all it needs, in plain files: safetensors and JSON, never a pickle.
+
+    bundle/
+      model.safetensors   weights and buffers
+      config.json         architecture, task, id2label, temperature, thresholds
+      preprocess.json     the fitted preprocessing
+      metrics.json        what was measured
+      MODEL_CARD.md       what it is for, and what it is not
+      SHA256SUMS          hashes of the files above; checked at loading
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
+from scanwise.core.files import sha256_file
+from scanwise.core.types import Task
+from scanwise.data.images import read_image
+from scanwise.models.build import build_model
+from scanwise.models.losses import probabilities as logits_to_probabilities
+from scanwise.prepare.preprocessing import Preprocessing
+
+FORMAT_VERSION = 1
+FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", "MODEL_CARD.md")
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """config.json: what the network is and how its outputs are read."""
+
+    architecture: str  # a scanwise model spec, or "custom:NAME" for a user's own module
+    task: Task
+    class_names: tuple[str, ...]
+    size_px: tuple[int, int]
+    channels: int
+    dropout: float | None = None
+    activation: str = "relu"
+    head: str | None = None
+    output_activation: str = "auto"
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    scanwise_version: str = ""
+    trained_on: str = ""
+    synthetic: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        names = list(self.class_names)
+        return {
+            "format_version": FORMAT_VERSION,
+            "architecture": self.architecture,
+            "task": self.task,
+            "id2label": {str(index): name for index, name in enumerate(names)},
+            "label2id": {name: index for index, name in enumerate(names)},
+            "size_px": list(self.size_px),
+            "channels": self.channels,
+            "dropout": self.dropout,
+            "activation": self.activation,
+            "head": self.head,
+            "output_activation": self.output_activation,
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "scanwise_version": self.scanwise_version,
+            "trained_on": self.trained_on,
+            "synthetic": self.synthetic,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BundleConfig:
+        version = value.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise IntegrityError(
+                f"the bundle has format version {version}, this scanwise reads up to "
+                f"{FORMAT_VERSION}; update scanwise."
+            )
+        labels = value["id2label"]
+        return cls(
+            architecture=value["architecture"],
+            task=value["task"],
+            class_names=tuple(labels[str(index)] for index in range(len(labels))),
+            size_px=(value["size_px"][0], value["size_px"][1]),
+            channels=value["channels"],
+            dropout=value["dropout"],
+            activation=value["activation"],
+            head=value["head"],
+            output_activation=value["output_activation"],
+            temperature=value["temperature"],
+            thresholds=value["thresholds"],
+            scanwise_version=value["scanwise_version"],
+            trained_on=value["trained_on"],
+            synthetic=value["synthetic"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BundlePredictions:
+    """Answers for n images, in input order.
+
+    `probabilities` is float64 (n, k); rows of images that could not be read are NaN, their
+    `predicted` is "" and `reasons` says why.
+    """
+
+    samples: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    predicted: tuple[str, ...]
+    class_names: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+class Bundle:
+    """A model, its preprocessing and its class names; `predict` gives calibrated probabilities."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        config: BundleConfig,
+        metrics: dict[str, Any] | None = None,
+        model_card: str = "",
+    ) -> None:
+        self.model = model.eval()
+        self.preprocessing = preprocessing
+        self.config = config
+        self.metrics = metrics or {}
+        self.model_card = model_card
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write the bundle; the folder appears whole or not at all.
+
+        Raises:
+            RunError: If `directory` exists and is not a bundle.
+        """
+        target = Path(directory)
+        if target.exists() and not (target / "SHA256SUMS").exists() and any(target.iterdir()):
+            raise RunError(f"{target} exists and is not a bundle; name a new folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as name:
+            folder = Path(name) / "bundle"
+            folder.mkdir()
+            state = {key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()}
+            save_file(state, folder / "model.safetensors")
+            for file, value in (
+                ("config.json", self.config.to_json()),
+                ("preprocess.json", self.preprocessing.to_json()),
+                ("metrics.json", self.metrics),
+            ):
+                text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+                (folder / file).write_text(text, encoding="utf-8")
+            (folder / "MODEL_CARD.md").write_text(self.model_card, encoding="utf-8")
+            sums = "".join(f"{sha256_file(folder / file)}  {file}\n" for file in FILES)
+            (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+        return target
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, *, model: nn.Module | None = None) -> Bundle:
+        """Load a bundle after checking every file's hash.
+
+        Args:
+            directory: A bundle folder, or a run folder that holds one.
+            model: The module to fill, for a bundle trained with one's own nn.Module.
+
+        Raises:
+            RunError: If there is no bundle.
+            IntegrityError: If a file is missing or changed, or the format is newer.
+            ModelError: If the architecture is a user's own and `model` is not given.
+        """
+        folder = find_bundle(Path(directory))
+        check_sums(folder)
+        config = BundleConfig.from_json(_read_json(folder / "config.json"))
+        network = model or _rebuild(config)
+        try:
+            network.load_state_dict(load_file(folder / "model.safetensors"))
+        except RuntimeError as error:
+            first = str(error).splitlines()[1:2]
+            raise ModelError(
+                f"{folder}/model.safetensors does not fit {config.architecture}: "
+                f"{' '.join(first).strip()}"
+            ) from error
+        return cls(
+            network,
+            Preprocessing.from_json(_read_json(folder / "preprocess.json")),
+            config,
+            _read_json(folder / "metrics.json"),
+            (folder / "MODEL_CARD.md").read_text(encoding="utf-8"),
+        )
+
+    def predict(
+        self, inputs: Sequence[str | Path] | str | Path | NDArray[Any], *, device: str = "cpu"
+    ) -> BundlePredictions:
+        """Probabilities of images given as paths or as one array.
+
+        Args:
+            inputs: Paths of image files, or pixels (n, h, w) or (n, h, w, c) as in training.
+            device: Where to compute.
+
+        Returns:
+            One row an input, in input order; unreadable files keep their row, with a reason.
+
+        Raises:
+            DataError: If an array does not fit the model (sizes, channels).
+        """
+        if isinstance(inputs, str | Path):
+            inputs = [inputs]
+        if isinstance(inputs, np.ndarray):
+            pixels = self.preprocessing.to_pixels(_as_images(inputs, self.config))
+            samples = tuple(f"array#{row}" for row in range(len(pixels)))
+            reasons = [""] * len(samples)
+            rows = np.arange(len(samples))
+        else:
+            samples = tuple(str(path) for path in inputs)
+            pixels, rows, reasons = self._read_files(inputs)
+        probabilities = np.full((len(samples), len(self.class_names)), np.nan)
+        if len(rows):
+            probabilities[rows] = self.probabilities_of(pixels, device=device)
+        predicted = tuple(self._label(row) for row in probabilities)
+        return BundlePredictions(
+            samples, probabilities, predicted, self.class_names, tuple(reasons)
+        )
+
+    def logits_of(self, pixels: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float32]:
+        """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c)."""
+        return network_logits(self.model, pixels, self.preprocessing, torch.device(device))
+
+    def probabilities_of(
+        self, pixels: NDArray[np.uint8], *, device: str = "cpu"
+    ) -> NDArray[np.float64]:
+        """Calibrated probabilities float64 (n, k) of prepared pixels uint8 (n, h, w, c)."""
+        return calibrated_probabilities(self.logits_of(pixels, device=device), self.config)
+
+    def _read_files(
+        self, paths: Sequence[str | Path]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+        read, rows, reasons = [], [], []
+        for row, path in enumerate(paths):
+            try:
+                image = read_image(Path(path))
+                read.append(self.preprocessing.from_image(image.pixels))
+                rows.append(row)
+                reasons.append("")
+            except DataError as error:
+                reasons.append(str(error))
+        pixels = np.stack(read) if read else np.empty((0, *self.config.size_px, 1), np.uint8)
+        return pixels, np.array(rows, np.int64), reasons
+
+    def _label(self, probabilities: NDArray[np.float64]) -> str:
+        if np.isnan(probabilities).any():
+            return ""
+        if self.config.task == "multilabel":
+            chosen = (
+                name
+                for name, value in zip(self.class_names, probabilities, strict=True)
+                if value >= self.config.thresholds.get(name, 0.5)
+            )
+            return "|".join(chosen)
+        return self.class_names[int(probabilities.argmax())]
+
+
+@torch.inference_mode()
+def network_logits(
+    model: nn.Module,
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c), in float32 arithmetic."""
+    model = model.to(device).eval()
+    parts = []
+    for start in range(0, len(pixels), BATCH):
+        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])).to(device)
+        parts.append(model(preprocessing.normalise(batch)).float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def calibrated_probabilities(
+    logits: NDArray[np.float32], config: BundleConfig
+) -> NDArray[np.float64]:
+    """Probabilities float64 (n, k) from raw outputs: temperature, then softmax or sigmoid."""
+    scaled = torch.from_numpy(logits.astype(np.float64) / config.temperature)
+    result: NDArray[np.float64] = logits_to_probabilities(
+        scaled, config.task, config.output_activation
+    ).numpy()
+    return result
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle folder at `path` or in the run folder `path`.
+
+    Raises:
+        RunError: If neither is one.
+    """
+    for folder in (path, path / "bundle"):
+        if (folder / "SHA256SUMS").is_file():
+            return folder
+    raise RunError(f"{path} is no bundle (no SHA256SUMS in it or in its bundle/ folder).")
+
+
+def check_sums(folder: Path) -> None:
+    """Compare every file with SHA256SUMS.
+
+    Raises:
+        IntegrityError: Naming the first file that is missing, unlisted or changed.
+    """
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    stated = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
+    for name in FILES:
+        if name not in stated or not (folder / name).is_file():
+            raise IntegrityError(f"{folder} lacks {name}; the bundle is incomplete, copy it again.")
+        if sha256_file(folder / name) != stated[name]:
+            raise IntegrityError(
+                f"{folder / name} is not the file that was saved (its SHA-256 differs); "
+                "copy the bundle again."
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def _rebuild(config: BundleConfig) -> nn.Module:
+    if config.architecture.startswith("custom:"):
+        raise ModelError(
+            f"the bundle was trained with your own module ({config.architecture[7:]}); give it: "
+            "Bundle.from_pretrained(folder, model=YourModule())."
+        )
+    return build_model(
+        config.architecture,
+        num_outputs=len(config.class_names),
+        channels=config.channels,
+        size_px=config.size_px,
+        dropout=config.dropout,
+        activation=config.activation,
+        head=config.head,
+    )
+
+
+def _as_images(array: NDArray[Any], config: BundleConfig) -> NDArray[Any]:
+    images = array[..., None] if array.ndim == 3 else array
+    if images.ndim != 4:
+        raise DataError(f"images must be (n, h, w) or (n, h, w, c), got {array.shape}.")
+    if images.shape[1:3] != config.size_px:
+        raise DataError(
+            f"images are {images.shape[1]}x{images.shape[2]} px, the model was trained on "
+            f"{config.size_px[0]}x{config.size_px[1]}; resize them, or give file paths."
+        )
+    return images

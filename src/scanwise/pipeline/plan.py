@@ -1,0 +1,243 @@
+"""The plan: every setting that the user left open, chosen with its reason.
+
+Flag > SCANWISE_* > YAML > preset > default. `auto`, `small`, `medium` and `large` are the rows of
+the training guide's table by data set size, which was written for a frozen pretrained backbone with
+a new head; `default` is our recipe for networks that start from random weights; `reference` is the
+MedMNIST protocol (Yang et al., Sci Data 10:41, 2023): Adam 1e-3, batch 128, 100 epochs, x0.1 at 50 %
+and 75 %, best epoch by validation AUC, no augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from scanwise.core.config import TrainConfig
+from scanwise.core.errors import ConfigError
+
+DEFAULT_MODEL = "small_resnet:32"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan may look at: sizes and counts of the training split, no pixels."""
+
+    n_images: int  # in all splits together, as the guide's table counts
+    n_train: int
+    smallest_class: int  # images of the rarest class in train
+    from_files: bool
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One setting of the resolved plan: its value, who chose it and why."""
+
+    setting: str
+    value: Any
+    source: str  # "you", "preset auto (medium)", "default"
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "setting": self.setting,
+            "value": self.value,
+            "source": self.source,
+            "reason": self.reason,
+        }
+
+
+Choices = dict[str, tuple[Any, str]]  # setting -> (value, reason)
+
+
+def make_plan(
+    config: TrainConfig, facts: DataFacts
+) -> tuple[TrainConfig, tuple[Decision, ...], str]:
+    """Fill every open setting.
+
+    Args:
+        config: What the user said; None where nothing was said.
+        facts: Counts of the data.
+
+    Returns:
+        The resolved config (no None among the planned settings), the decisions in order, and one
+        line that says which row of which preset fired.
+
+    Raises:
+        ConfigError: If the resolved settings contradict each other.
+    """
+    preset, why = _which_preset(config, facts)
+    label, choices = _preset_choices(preset, config, facts)
+    line = f"preset {preset}{label}: {why}"
+    decisions, filled = [], {}
+    for setting, (value, reason) in choices.items():
+        said = getattr(config, setting)
+        if said is not None:
+            decisions.append(Decision(setting, said, "you", f"given; the preset's was {value}"))
+        else:
+            filled[setting] = value
+            decisions.append(Decision(setting, value, f"preset {preset}{label}", reason))
+    resolved = config.model_copy(update=filled | {"preset": preset})
+    for setting in ("loss", "contrast", "balance", "sampler", "seed"):
+        value = getattr(resolved, setting)
+        default = TrainConfig.model_fields[setting].default
+        source = "default" if value == default else "you"
+        decisions.append(Decision(setting, value, source, "the default" if source != "you" else "given"))
+    _check_resolved(resolved)
+    return resolved, tuple(decisions), line
+
+
+def _which_preset(config: TrainConfig, facts: DataFacts) -> tuple[str, str]:
+    if config.preset == "auto":
+        row, rule = _size_row(facts.n_images)
+        return "auto", f"row '{row}' fired: {facts.n_images} images, {rule}"
+    if config.preset:
+        return config.preset, "you asked for it"
+    if facts.pretrained:
+        row, rule = _size_row(facts.n_images)
+        return "auto", f"row '{row}' fired: {facts.n_images} images, {rule}"
+    return (
+        "default",
+        "the network starts from random weights; the table by data set size (--preset auto) was "
+        "made for frozen pretrained backbones",
+    )
+
+
+def _size_row(n_images: int) -> tuple[str, str]:
+    """The guide's three rows: under 100, 100 to 1000, over 1000 images in total."""
+    if n_images < 100:
+        return "small", "under 100"
+    if n_images <= 1000:
+        return "medium", "100 to 1000"
+    return "large", "over 1000"
+
+
+def _preset_choices(preset: str, config: TrainConfig, facts: DataFacts) -> tuple[str, Choices]:
+    if preset == "auto":
+        row = _size_row(facts.n_images)[0]
+        return f" ({row})", _guide_row(row, facts)
+    if preset in ("small", "medium", "large"):
+        return "", _guide_row(preset, facts)
+    if preset == "reference":
+        return "", _reference(facts)
+    return "", _default_recipe(config, facts)
+
+
+def _guide_row(row: str, facts: DataFacts) -> Choices:
+    """The guide's "Handling Different Dataset Sizes", value by value."""
+    few = facts.smallest_class < 100
+    batch = {
+        "small": (8, "very small data set: smaller batches (8)"),
+        "medium": (16, "under 100 images in a class: 8 to 16")
+        if few
+        else (32, "100 images or more in every class: start with 32"),
+        "large": (64, "large data set: larger batches (64)"),
+    }[row]
+    return {
+        "model": (DEFAULT_MODEL, "small residual network; learns from few images on a CPU"),
+        "epochs": (15, "start with 15; more only if validation still improves at the end"),
+        "batch_size": batch,
+        "lr": {
+            "small": (5e-5, "very small data set: lower learning rate (0.00005)"),
+            "medium": (1e-4, "the guide's conservative default (0.0001)"),
+            "large": (1e-3, "large data set: higher learning rate (0.001)"),
+        }[row],
+        "dropout": {
+            "small": (0.35, "very small data set: more dropout (0.3 to 0.4)"),
+            "medium": (0.2, "the guide's default"),
+            "large": (0.15, "large data set: less dropout (0.1 to 0.2)"),
+        }[row],
+        "augment": {
+            "small": ("strong", "very small data set: more augmentation"),
+            "medium": ("gentle", "the guide's default (±5 %)"),
+            "large": ("medium", "larger data sets bear 10 to 20 %"),
+        }[row],
+        "class_weights": ("balanced", "rare classes count as much as common ones"),
+        "optimizer": ("adam", "the guide's optimiser"),
+        "weight_decay": (0.0, "the guide uses none"),
+        "scheduler": ("plateau", "lower the rate when validation loss stalls"),
+        "warmup": (0, "not in the guide"),
+        "label_smoothing": (0.0, "not in the guide"),
+        "ema": (False, "not in the guide"),
+        "patience": (5, "stop after 5 epochs without a better validation loss"),
+        "monitor": ("val_loss", "the guide's measure of a good run"),
+        "head": ("linear", "one layer from features to classes"),
+    }
+
+
+def _reference(facts: DataFacts) -> Choices:
+    """The MedMNIST v2 protocol."""
+    why = "MedMNIST reference protocol"
+    return {
+        "model": ("resnet18", why),
+        "epochs": (100, why),
+        "batch_size": (128, why),
+        "lr": (1e-3, why),
+        "dropout": (0.0, why),
+        "augment": ("none", why),
+        "class_weights": ("none", why),
+        "optimizer": ("adam", why),
+        "weight_decay": (0.0, why),
+        "scheduler": ("step", why + ": x0.1 at 50 % and 75 %"),
+        "warmup": (0, why),
+        "label_smoothing": (0.0, why),
+        "ema": (False, why),
+        "patience": (0, why + ": no early stopping"),
+        "monitor": ("val_auc", why + ": best epoch by validation AUC"),
+        "head": ("linear", why),
+    }
+
+
+# Images shown to the network in a whole training. The small network was still gaining at 100,000 and
+# no longer at 300,000 on PneumoniaMNIST and DermaMNIST (docs/results.md).
+IMAGES_SHOWN = 150_000
+
+
+def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
+    """One-cycle AdamW with smoothing, averaging and strong geometric augmentation."""
+    model = config.model or DEFAULT_MODEL
+    name = model.split(":")[0]
+    epochs = min(60, max(15, math.ceil(IMAGES_SHOWN / facts.n_train)))
+    batch = 32 if facts.n_train < 500 else 64 if facts.n_train < 2000 else 128
+    lr = 4e-3 if name == "small_resnet" else 1e-3
+    return {
+        "model": (DEFAULT_MODEL, "small residual network made for small images and CPUs"),
+        "epochs": (
+            epochs,
+            f"about {IMAGES_SHOWN:,} images shown in all, at least 15 and at most 60 epochs",
+        ),
+        "batch_size": (batch, f"{facts.n_train} training images: {facts.n_train // batch} steps an epoch"),
+        "lr": (lr, f"peak of the one-cycle schedule for {name}"),
+        "dropout": (0.2, "before the last layer"),
+        "augment": (
+            "gentle" if name == "mlp" else "strong",
+            "pixels of an MLP must stay in place" if name == "mlp" else "trained from random weights",
+        ),
+        "class_weights": ("none", "probabilities stay those of the data; see --class-weights"),
+        "optimizer": ("adamw", "decoupled weight decay"),
+        "weight_decay": (0.05, "with AdamW"),
+        "scheduler": ("onecycle", "one rise, one fall: most quality for a fixed number of steps"),
+        "warmup": (0, "one-cycle warms up by itself"),
+        "label_smoothing": (0.1, "less over-confident"),
+        "ema": (True, "the average of the weights over steps generalises better"),
+        "patience": (0, "one-cycle must run to its end; the best epoch is kept all the same"),
+        "monitor": ("val_loss", "picks the epoch whose probabilities fit validation best"),
+        "head": ("linear", "one layer from features to classes"),
+    }
+
+
+def _check_resolved(config: TrainConfig) -> None:
+    warmup, epochs = config.warmup or 0, config.epochs or 1
+    if warmup >= epochs:
+        raise ConfigError(f"warmup={warmup} must be below epochs={epochs}.")
+
+
+def explicit_settings(config: TrainConfig, defaults: Collection[str] = ()) -> dict[str, Any]:
+    """The settings that differ from the model's defaults, for commands and messages."""
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name not in defaults and value != TrainConfig.model_fields[name].default
+    }

@@ -1,0 +1,173 @@
+"""The run folder: where it is, what is in it, and the ledger of looks at the test split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scanwise.core.config import TrainConfig, make_config
+from scanwise.core.errors import RunError
+from scanwise.core.files import atomic_path, sha256_bytes, write_json, write_yaml
+
+# A folder may be replaced by --force only if it is one of ours.
+MARKERS = ("plan.yaml", "config.yaml")
+
+
+def new_run_dir(config: TrainConfig, data_name: str, model_name: str) -> Path:
+    """Make the folder of a new run: --output, or runs/DATA-MODEL-NNN with the next free number.
+
+    Raises:
+        RunError: If --output holds something already (and is not ours to replace).
+    """
+    if config.output:
+        folder = Path(config.output)
+        check_output_free(folder, config.force)
+        if folder.exists() and any(folder.iterdir()):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    slug = re.sub(r"[^\w.]+", "-", f"{data_name}-{model_name}").strip("-").lower()
+    base = Path("runs")
+    base.mkdir(exist_ok=True)
+    taken = [
+        int(found.group(1))
+        for path in base.iterdir()
+        if (found := re.fullmatch(rf"{re.escape(slug)}-(\d+)", path.name))
+    ]
+    number = max(taken, default=0) + 1
+    while True:
+        folder = base / f"{slug}-{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run took the number meanwhile
+            number += 1
+        else:
+            return folder
+
+
+def check_output_free(folder: Path, force: bool) -> None:
+    """Refuse an --output that would overwrite something.
+
+    Raises:
+        RunError: If the folder is a file, or holds files and `force` is off or it is no run folder.
+    """
+    if folder.is_file():
+        raise RunError(f"--output {folder} is a file; name a new folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise RunError(f"{folder} exists; choose another --output, or --force to replace it.")
+    if not any((folder / marker).exists() for marker in MARKERS):
+        raise RunError(f"{folder} is not a scanwise run; --force won't replace it. Name a new folder.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) training: its folder, and what the files in it say."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            RunError: If there is no run at `path`.
+        """
+        folder = Path(path)
+        if not (folder / "config.yaml").is_file():
+            raise RunError(f"{folder} is not a run folder (it has no config.yaml).")
+        return cls(folder)
+
+    @property
+    def config(self) -> TrainConfig:
+        return make_config(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json as a dict.
+
+        Raises:
+            RunError: If the run was never evaluated.
+        """
+        return self.read_json("metrics.json", "it was not evaluated; `scanwise evaluate RUN` does it")
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """dataset.json: the fingerprint of the data and the findings of the checks."""
+        return self.read_json("dataset.json", "the run stopped before its data were described")
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def bundle(self) -> Path:
+        return self.path / "bundle"
+
+    def read_json(self, name: str, why_missing: str) -> dict[str, Any]:
+        file = self.path / name
+        if not file.is_file():
+            raise RunError(f"{self.path} has no {name}: {why_missing}.")
+        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return loaded
+
+    def write_settings(self, config: TrainConfig, plan: list[dict[str, Any]]) -> None:
+        """Write config.yaml (resolved) and plan.yaml (who chose what, and why)."""
+        write_yaml(self.path / "plan.yaml", plan)
+        write_yaml(self.path / "config.yaml", config.model_dump())
+
+    def write(self, name: str, value: Any) -> None:
+        write_json(self.path / name, value)
+
+    def log(self, text: str) -> None:
+        """Append a line to log.txt."""
+        with (self.path / "log.txt").open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(text.rstrip("\n") + "\n")
+
+    def config_sha256(self) -> str:
+        return sha256_bytes((self.path / "config.yaml").read_bytes())
+
+    def record_test_look(self, command: str | None = None) -> int:
+        """Append one look at the test split to test_ledger.csv; return how many there were."""
+        ledger = self.path / "test_ledger.csv"
+        looks = self.test_looks()
+        looks.append(
+            {
+                "when": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": command or command_line(),
+                "config_sha256": self.config_sha256(),
+            }
+        )
+        with (
+            atomic_path(ledger) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            writer = csv.DictWriter(stream, ["when", "command", "config_sha256"])
+            writer.writeheader()
+            writer.writerows(looks)
+        return len(looks)
+
+    def test_looks(self) -> list[dict[str, str]]:
+        """Every look at the test split so far."""
+        ledger = self.path / "test_ledger.csv"
+        if not ledger.is_file():
+            return []
+        with ledger.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+
+def command_line() -> str:
+    """The command as typed, with the program's path shortened to its name."""
+    program, *arguments = sys.argv or ["python"]
+    name = Path(program).name
+    return " ".join([name, *(f"'{word}'" if " " in word else word for word in arguments)])
