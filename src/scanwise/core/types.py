@@ -24,7 +24,8 @@ class Interval:
     """An estimate with its 95 % interval, or the reason why there is none.
 
     `value` is None when the quantity can't be evaluated; then `reason` says why. `low` and `high`
-    are None when only the point is known (too few images, say), again with a `reason`.
+    are None when only the point is known (too few images, say), again with a `reason`. Beside a
+    whole interval `reason` is a caution ("too few to conclude").
     """
 
     value: float | None
@@ -38,14 +39,22 @@ class Interval:
             return {"value": None, "reason": self.reason or "not measured"}
         if self.low is None or self.high is None:
             return {"value": self.value, "ci95": None, "reason": self.reason or "no interval"}
-        return {"value": self.value, "ci95": [self.low, self.high]}
+        note = {"note": self.reason} if self.reason else {}
+        return {"value": self.value, "ci95": [self.low, self.high], **note}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Interval:
+        """The inverse of `to_json`."""
+        low, high = entry.get("ci95") or (None, None)
+        return cls(entry["value"], low, high, entry.get("reason") or entry.get("note"))
 
     def __str__(self) -> str:
         if self.value is None:
             return f"not evaluable ({self.reason})" if self.reason else "not evaluable"
         if self.low is None or self.high is None:
             return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        caution = f" ({self.reason})" if self.reason else ""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{caution}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,7 @@ class Dataset:
         """Images of each class (positives of each label) among `rows`, int (k,)."""
         targets = self.targets if rows is None else self.targets[rows]
         if self.task == "multilabel":
-            return targets.sum(axis=0).astype(np.int64)
+            return np.asarray(targets.sum(axis=0), dtype=np.int64)
         return np.bincount(targets, minlength=self.num_classes).astype(np.int64)
 
     def with_groups(self, groups: tuple[str, ...]) -> Dataset:
