@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from scanwise.core.errors import RunError
 
-COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "ms_per_step", "images_per_s")
+COLUMNS = (
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "seconds",
+    "ms_per_step",
+    "images_per_s",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,6 @@ from scanwise.report.style import (
     HEAT,
     INK,
     MUTED,
-    PAPER,
     RIGHT,
     TEST,
     TRAIN,
@@ -97,7 +97,9 @@ def plot_history(
         accuracy_name: What the accuracy column holds (for multi-label, label-wise accuracy).
     """
     figure = new_figure(5.0, 5.4)
-    loss_axes, accuracy_axes, lr_axes = figure.subplots(3, 1, sharex=True, height_ratios=[5, 5, 1.6])
+    loss_axes, accuracy_axes, lr_axes = figure.subplots(
+        3, 1, sharex=True, height_ratios=[5, 5, 1.6]
+    )
     _history_lines(loss_axes, history, history.loss, history.val_loss)
     _history_lines(accuracy_axes, history, history.accuracy, history.val_accuracy)
     if test_loss is not None:
@@ -187,7 +189,7 @@ def plot_confusion_matrix(
         spine.set_visible(False)
     score = f"accuracy {accuracy}" if accuracy is not None and accuracy.value is not None else ""
     axes.set(xlabel="predicted class", ylabel="true class")
-    _title(axes, "Confusion matrix", images_text(int(matrix.sum()), split), score)
+    draw_title(axes, "Confusion matrix", images_text(int(matrix.sum()), split), score)
     bar = figure.colorbar(shade, ax=axes, shrink=0.75, format=PercentFormatter(1))
     bar.set_label("share of the true class (row)")
     bar.outline.set_visible(False)  # type: ignore[operator]
@@ -230,13 +232,22 @@ def plot_top_confusions(
     axes.barh(range(len(pairs)), counts, color=WRONG, height=0.7)
     for place, (pair, count) in enumerate(zip(pairs, counts, strict=True)):
         share = count / max(int(totals[pair[0]]), 1)
-        axes.annotate(f"{count:,} ({share:.0%})", (count, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{count:,} ({share:.0%})",
+            (count, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.set_yticks(range(len(pairs)), [f"{names[i]} as {names[j]}" for i, j in pairs])
     axes.margins(x=0.18)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="images (share of the true class)")
-    _title(axes, f"Top confusions of {len(class_names)} classes", images_text(int(matrix.sum()), split))
+    draw_title(
+        axes, f"Top confusions of {len(class_names)} classes", images_text(int(matrix.sum()), split)
+    )
     return figure
 
 
@@ -262,7 +273,13 @@ def plot_label_outcomes(
     left.invert_yaxis()
     left.set_xlabel("of the positives")
     right.set_xlabel("of the negatives")
-    figure.suptitle(f"Outcome of each label, {images_text(n, split)}", x=0.01, ha="left", fontsize=10, weight="bold")
+    figure.suptitle(
+        f"Outcome of each label, {images_text(n, split)}",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        weight="bold",
+    )
     return figure
 
 
@@ -282,11 +299,15 @@ def _outcome_bars(
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1, columnspacing=1)
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1, columnspacing=1
+    )
 
 
 @styled
-def plot_roc(curves: Sequence[Curve], *, split: str = "test", macro: Interval | None = None) -> Figure:
+def plot_roc(
+    curves: Sequence[Curve], *, split: str = "test", macro: Interval | None = None
+) -> Figure:
     """Draw ROC curves: sensitivity against 1 - specificity, AUROC and interval in the legend."""
     figure, axes = _curve_figure(curves)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="chance 0.500")
@@ -323,7 +344,9 @@ def _curve_figure(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
         label = f"{names[index]}: {curves[index].area} (n={curves[index].positives:,})"
         axes.plot(curves[index].x, curves[index].y, label=label, **series_style(turn))
     if len(shown) < len(curves):
-        axes.plot([], [], color=GRID, lw=2, label=f"{len(curves) - len(shown)} classes with more area")
+        axes.plot(
+            [], [], color=GRID, lw=2, label=f"{len(curves) - len(shown)} classes with more area"
+        )
     return figure, axes
 
 
@@ -346,7 +369,7 @@ def _finish_curves(
     axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
     n = max((curve.n for curve in curves), default=0)
     score = f"macro {area} {macro}" if macro is not None and macro.value is not None else ""
-    _title(axes, title, images_text(n, split), score)
+    draw_title(axes, title, images_text(n, split), score)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=2.2)
 
 
@@ -366,11 +389,18 @@ def plot_reliability(
         used = bins.count > 0
         ece = "" if bins.ece is None else f"ECE {bins.ece:.3f}"
         label = ", ".join(part for part in (name, ece) if part) or "model"
-        axes.plot(bins.confidence[used], bins.accuracy[used], color=colour, marker=marker, ms=4, label=label)
+        axes.plot(
+            bins.confidence[used],
+            bins.accuracy[used],
+            color=colour,
+            marker=marker,
+            ms=4,
+            label=label,
+        )
         width = np.diff(edges) * (0.9 / len(shown))
         histogram.bar(edges[:-1] + width * place, bins.count, width, align="edge", color=colour)
     n = int(before.count.sum())
-    _title(axes, "Reliability", images_text(n, split))
+    draw_title(axes, "Reliability", images_text(n, split))
     axes.set(ylabel="share right", xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.legend(loc="upper left")
     histogram.set(xlabel="confidence of the predicted class", ylabel="images")
@@ -388,7 +418,9 @@ def plot_per_class(
     quantity: str = "Sensitivity",
 ) -> Figure:
     """Draw one value and its 95 % interval a class, lowest first, with the images behind it."""
-    order = sorted(range(len(values)), key=lambda i: (values[i].value is None, values[i].value or 0.0))
+    order = sorted(
+        range(len(values)), key=lambda i: (values[i].value is None, values[i].value or 0.0)
+    )
     dropped = max(0, len(order) - MAX_CLASSES)
     order = order[:MAX_CLASSES]
     names = figure_names(class_names, 22)
@@ -401,14 +433,25 @@ def plot_per_class(
     axes.set(xlim=(-0.02, 1.02), ylim=(len(order) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{quantity.lower()} with 95 % interval")
-    total = images_text(sum(counts), split) if not dropped else f"the {MAX_CLASSES} lowest of {len(values)}"
-    _title(axes, f"{quantity} of each class", total)
+    total = (
+        images_text(sum(counts), split)
+        if not dropped
+        else f"the {MAX_CLASSES} lowest of {len(values)}"
+    )
+    draw_title(axes, f"{quantity} of each class", total)
     return figure
 
 
 def _whisker(axes: Axes, place: int, value: Interval) -> None:
     if value.value is None:
-        axes.text(0.02, place, one_line(f"not evaluable: {value.reason or 'no image'}"), va="center", fontsize=7.5, color=MUTED)
+        axes.text(
+            0.02,
+            place,
+            one_line(f"not evaluable: {value.reason or 'no image'}"),
+            va="center",
+            fontsize=7.5,
+            color=MUTED,
+        )
         return
     if value.low is not None and value.high is not None:
         axes.plot([value.low, value.high], [place, place], color=TRAIN, lw=4, alpha=0.35)
@@ -449,12 +492,21 @@ def plot_sample_grid(
     rows = -(-len(images) // columns)
     figure = new_figure(0.2 + 0.95 * columns, 0.5 + 1.28 * rows)
     axes = figure.subplots()
-    _blank(axes, columns, rows * 1.35, title)
+    draw_blank(axes, columns, rows * 1.35)
+    axes.set_title(one_line(title))
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
         frame = frames[place] if frames else None
-        _tile(axes, image, column, row * 1.35, frame)
-        axes.text(column + 0.5, row * 1.35 + 0.99, caption, ha="center", va="top", fontsize=6.5, linespacing=1.15)
+        draw_tile(axes, image, column, row * 1.35, frame)
+        axes.text(
+            column + 0.5,
+            row * 1.35 + 0.99,
+            caption,
+            ha="center",
+            va="top",
+            fontsize=6.5,
+            linespacing=1.15,
+        )
     return figure
 
 
@@ -475,7 +527,11 @@ def plot_predicted_vs_actual(
     captions = [
         f"{'✓' if right else '✗'} {said} {share:.0%}\n" + (f"true: {true}" if not right else "")
         for true, said, share, right in zip(
-            figure_names_each(actual), figure_names_each(predicted), probability, correct, strict=True
+            figure_names_each(actual),
+            figure_names_each(predicted),
+            probability,
+            correct,
+            strict=True,
         )
     ]
     frames = [RIGHT if right else WRONG for right in correct]
@@ -514,28 +570,25 @@ def plot_augmentation_sheet(
     figure = new_figure(0.9 + 0.85 * columns, 0.7 + 0.85 * len(rows))
     axes = figure.subplots()
     title = "What training sees" + (f": {one_line(note)}" if note else "")
-    _blank(axes, columns, len(rows) + 0.1, "\n".join(_wrapped(title, 18 * columns)))
+    draw_blank(axes, columns, len(rows) + 0.1)
+    axes.set_title("\n".join(textwrap.wrap(title, max(30, 13 * columns))), fontsize=9)
     for row, (name, images) in enumerate(rows):
         y = row + (0.1 if row else 0.0)
         axes.text(-0.08, y + 0.5, name, ha="right", va="center", fontsize=8)
         for column, image in enumerate(images):
-            _tile(axes, image, column, y, None)
+            draw_tile(axes, image, column, y)
     return figure
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, max(width, 30))
-
-
-def _blank(axes: Axes, width: float, height: float, title: str) -> None:
+def draw_blank(axes: Axes, width: float, height: float) -> None:
     """An axes without axis for pictures, one unit a picture, y down."""
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", title=title)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.axis("off")
 
 
-def _tile(axes: Axes, image: NDArray[Any], x: float, y: float, frame: str | None) -> None:
+def draw_tile(
+    axes: Axes, image: NDArray[Any], x: float, y: float, frame: str | None = None
+) -> None:
     """One picture in the unit square at (x, y), with a small margin, kept in proportion."""
     picture = as_picture(image)
     height, width = picture.shape[:2]
@@ -557,7 +610,7 @@ def _tile(axes: Axes, image: NDArray[Any], x: float, y: float, frame: str | None
         axes.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.2))
 
 
-def _title(axes: Axes, title: str, *facts: str) -> None:
+def draw_title(axes: Axes, title: str, *facts: str) -> None:
     """A bold title, and below it, lighter, the facts that make it readable alone."""
     line = ", ".join(fact for fact in facts if fact)
     axes.set_title(title, pad=20 if line else 8)
@@ -572,24 +625,3 @@ def _title(axes: Axes, title: str, *facts: str) -> None:
             color=MUTED,
             annotation_clip=False,
         )
-
-
-__all__ = [
-    "PAPER",
-    "Curve",
-    "Mark",
-    "ReliabilityBins",
-    "as_picture",
-    "images_text",
-    "plot_augmentation_sheet",
-    "plot_confusion_matrix",
-    "plot_history",
-    "plot_label_outcomes",
-    "plot_per_class",
-    "plot_precision_recall",
-    "plot_predicted_vs_actual",
-    "plot_reliability",
-    "plot_roc",
-    "plot_sample_grid",
-    "plot_top_confusions",
-]

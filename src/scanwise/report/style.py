@@ -68,7 +68,7 @@ def font_families() -> tuple[str, ...]:
 
 
 @functools.cache
-def settings() -> dict[str, Any]:
+def settings() -> Any:
     """The rcParams of all figures."""
     return {
         "font.family": list(font_families()),
@@ -141,9 +141,7 @@ def _fonts() -> tuple[Any, ...]:
 
 def can_draw(text: str) -> bool:
     """True if every character has a glyph in the fonts of this machine."""
-    return all(
-        any(font.get_char_index(ord(character)) for font in _fonts()) for character in text
-    )
+    return all(any(font.get_char_index(ord(character)) for font in _fonts()) for character in text)
 
 
 def figure_names(names: Sequence[str], max_chars: int = 20) -> tuple[str, ...]:

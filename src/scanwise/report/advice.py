@@ -1,0 +1,485 @@
+"""At most five next steps, each with its evidence and the command that tries it.
+
+An option is recommended only where a finding or a number asks for it, and never when it is already
+on. What an option will bring is not known before it is tried, so expectations are words, not numbers.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scanwise.core.config import TrainConfig
+from scanwise.core.types import Finding
+from scanwise.report.diagnosis import Facts, as_interval
+
+MOST = 5
+SMALLER = {
+    "resnet50": "resnet18",
+    "densenet121": "resnet18",
+    "efficientnet_b0": "small_resnet:32",
+    "resnet18": "small_resnet:32",
+    "advanced_cnn": "small_resnet:32",
+    "simple_cnn": "small_resnet:16",
+    "small_resnet": "small_resnet:16",
+}
+LARGER = {
+    "small_resnet": "resnet18",
+    "simple_cnn": "advanced_cnn",
+    "mlp": "small_resnet:32",
+    "advanced_cnn": "resnet18",
+    "resnet18": "resnet50",
+}
+NORMALISED = {*SMALLER, "small_resnet"}  # our convolutional networks; the MLP has no normalisation
+STRENGTHS = ("none", "gentle", "medium", "strong")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One next step. `urgency` orders them, 0 first."""
+
+    code: str
+    title: str
+    evidence: str
+    command: str
+    expectation: str
+    urgency: int = 5
+    already_on: bool = (
+        False  # always False: what is on is not recommended, and says so in options()
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "title": self.title,
+            "evidence": self.evidence,
+            "command": self.command,
+            "expectation": self.expectation,
+            "already_on": self.already_on,
+        }
+
+
+@dataclass(frozen=True)
+class Option:
+    """A remedy of the usual list: is it on in this run, and how."""
+
+    name: str
+    on: bool
+    how: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"option": self.name, "on": self.on, "how": self.how}
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What advice may look at: the findings, the resolved settings, sizes."""
+
+    facts: Facts
+    findings: tuple[Finding, ...]
+    config: Mapping[str, Any]
+    plan: Sequence[Mapping[str, Any]] = ()
+    parameters: int | None = None
+    n_train: int | None = None
+    benchmark: bool = False  # an official split, which its user can't change
+    checks: Mapping[str, Any] = field(default_factory=dict)
+
+    def has(self, *codes: str) -> Finding | None:
+        """The first finding with one of these codes."""
+        return next((finding for finding in self.findings if finding.code in codes), None)
+
+    def setting(self, name: str) -> Any:
+        """A resolved setting; the plan's value where the config leaves it open."""
+        value = self.config.get(name)
+        if value is not None:
+            return value
+        return next((row.get("value") for row in self.plan if row.get("setting") == name), None)
+
+    @property
+    def model(self) -> str:
+        """The network's name without its sizes: 'small_resnet'."""
+        return str(self.setting("model") or "").split(":")[0]
+
+    def command(self, **changes: Any) -> str:
+        """`scanwise train DATA` with what the user had said, changed as given."""
+        said = {row.get("setting") for row in self.plan if row.get("source") == "you"}
+        chosen_by_plan = {row.get("setting") for row in self.plan} - said
+        settings = {
+            name: self.config.get(name)
+            for name in TrainConfig.model_fields
+            if name not in chosen_by_plan and name not in _NOT_REPEATED
+        }
+        settings = {name: value for name, value in settings.items() if _said(name, value)}
+        return train_command(str(self.config.get("data") or "DATA"), settings | changes)
+
+
+# Where the run went, how it was computed, and what the plan fills in by itself.
+_NOT_REPEATED = {"data", "output", "force", "explain", "preset", "threads", "device", "precision"}
+
+
+def _said(name: str, value: Any) -> bool:
+    return value is not None and value != TrainConfig.model_fields[name].default
+
+
+def train_command(data: str, settings: Mapping[str, Any]) -> str:
+    """The command line of a training, quoted for a POSIX shell."""
+    words = ["scanwise", "train", data]
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)
+
+
+Rule = Callable[[Situation], "Recommendation | None"]
+
+
+def recommend(situation: Situation) -> tuple[Recommendation, ...]:
+    """The most urgent recommendations, at most five; none without evidence.
+
+    Options that change the same setting are not recommended together: the more urgent one stays.
+    """
+    found = [result for rule in RULES if (result := rule(situation)) is not None]
+    found.sort(key=lambda item: item.urgency)
+    kept: dict[str, Recommendation] = {}
+    for item in found:
+        kept.setdefault(item.command, item)
+    return tuple(kept.values())[:MOST]
+
+
+def options(situation: Situation) -> tuple[Option, ...]:
+    """The usual remedies, whether each is on in this run, and how."""
+    scheduler = str(situation.setting("scheduler") or "none")
+    augment = str(situation.setting("augment") or "none")
+    dropout = float(situation.setting("dropout") or 0)
+    weights = str(situation.setting("class_weights") or "none")
+    sampler = str(situation.setting("sampler") or "shuffle")
+    balanced = (
+        weights != "none"
+        or sampler != "shuffle"
+        or situation.setting("balance") not in (None, "none")
+    )
+    patience = int(situation.setting("patience") or 0)
+    return (
+        _batch_norm_option(situation.model),
+        Option("learning-rate schedule", scheduler != "none", f"--scheduler {scheduler}"),
+        Option("augmentation", augment != "none", f"--augment {augment}"),
+        Option("dropout", dropout > 0, f"--dropout {dropout:g}"),
+        Option("class balancing", balanced, f"--class-weights {weights} --sampler {sampler}"),
+        Option("early stopping", patience > 0, f"--patience {patience}"),
+        Option(
+            "weight averaging",
+            bool(situation.setting("ema")),
+            "--ema" if situation.setting("ema") else "--no-ema",
+        ),
+    )
+
+
+def _batch_norm_option(model: str) -> Option:
+    if model in NORMALISED:
+        return Option("batch normalisation", True, f"in {model}")
+    how = "mlp has none" if model == "mlp" else f"not known of {model or 'this network'}"
+    return Option("batch normalisation", False, how)
+
+
+# The rules, in no order: urgency decides.
+
+
+def repair_leak(situation: Situation) -> Recommendation | None:
+    """A001: images shared by train and test make every score too good."""
+    leaks = (situation.checks.get("duplicates") or {}).get("leaks") or {}
+    shared = _count(leaks.get("train-test"))
+    if not shared or situation.benchmark:
+        return None
+    return Recommendation(
+        "A001",
+        "Remove the leak between train and test",
+        f"{shared:,} test images also lie in train, exactly or nearly.",
+        _fresh_split(situation),
+        "Scores that hold for new images; usually lower ones.",
+        urgency=0,
+    )
+
+
+def _fresh_split(situation: Situation) -> str:
+    """The command without the user's own split: near-duplicates are then kept together."""
+    words = [word for word in shlex.split(situation.command()) if word != "--accept-leak"]
+    if "--splits" in words:
+        place = words.index("--splits")
+        del words[place : place + 2]
+    return shlex.join(words)
+
+
+def lower_rate(situation: Situation) -> Recommendation | None:
+    """A002: divergence or noise asks for a lower learning rate."""
+    finding, rate = situation.has("T004", "T005"), situation.setting("lr")
+    if finding is None or not rate:
+        return None
+    third = float(f"{float(rate) / 3:.1g}")
+    return Recommendation(
+        "A002",
+        "Lower the learning rate",
+        finding.evidence,
+        situation.command(lr=third),
+        f"Smoother curves at {third:g} instead of {float(rate):g}; perhaps more epochs are needed.",
+        urgency=1 if finding.code == "T004" else 3,
+    )
+
+
+def balance_classes(situation: Situation) -> Recommendation | None:
+    """A003: a class is never predicted, or the model collapsed, and nothing balances the classes."""
+    finding = situation.has("T008", "T009")
+    balancing = next(option for option in options(situation) if option.name == "class balancing")
+    if finding is None or balancing.on or situation.facts.task == "multilabel":
+        return None
+    return Recommendation(
+        "A003",
+        "Weight the classes",
+        finding.evidence,
+        situation.command(class_weights="balanced"),
+        "Rare classes get predicted; overall accuracy may fall while balanced accuracy rises.",
+        urgency=1,
+    )
+
+
+def stronger_augmentation(situation: Situation) -> Recommendation | None:
+    """A004: overfitting, and augmentation is off or weak."""
+    finding = situation.has("T001")
+    now = str(situation.setting("augment") or "none")
+    if finding is None or now not in STRENGTHS[:-1]:
+        return None
+    wanted = STRENGTHS[max(STRENGTHS.index(now) + 1, 2)]
+    return Recommendation(
+        "A004",
+        f"Augment more: {wanted} instead of {now}",
+        finding.evidence,
+        situation.command(augment=wanted),
+        "Train and validation loss come closer; training takes more epochs to converge.",
+        urgency=2,
+    )
+
+
+def schedule_rate(situation: Situation) -> Recommendation | None:
+    """A005: a plateau or noise at a constant learning rate."""
+    finding = situation.has("T003", "T005", "T001")
+    if finding is None or situation.setting("scheduler") not in (None, "none"):
+        return None
+    return Recommendation(
+        "A005",
+        "Lower the learning rate by a schedule",
+        finding.evidence,
+        situation.command(scheduler="cosine"),
+        "The last epochs settle in a lower validation loss than a constant rate reaches.",
+        urgency=3,
+    )
+
+
+def smaller_model(situation: Situation) -> Recommendation | None:
+    """A006: overfitting with many more parameters than training images."""
+    finding, smaller = situation.has("T001"), _smaller(str(situation.setting("model") or ""))
+    if finding is None or smaller is None or not situation.parameters or not situation.n_train:
+        return None
+    ratio = situation.parameters / situation.n_train
+    if ratio < 50:
+        return None
+    return Recommendation(
+        "A006",
+        f"Try a smaller network: {smaller}",
+        f"{situation.parameters:,} parameters for {situation.n_train:,} training images "
+        f"({ratio:,.0f} each); {finding.evidence}",
+        situation.command(model=smaller),
+        "Less to memorise with, and faster epochs.",
+        urgency=4,
+    )
+
+
+def _smaller(model: str) -> str | None:
+    name, _, sizes = model.partition(":")
+    if name == "mlp" and sizes:
+        return "mlp:" + ",".join(str(max(8, int(width) // 2)) for width in sizes.split(","))
+    if name == "small_resnet":
+        width = int(sizes) if sizes.isdigit() else 32
+        return f"small_resnet:{width // 2}" if width > 8 else None
+    return SMALLER.get(name)
+
+
+def more_dropout(situation: Situation) -> Recommendation | None:
+    """A007: overfitting without dropout."""
+    finding = situation.has("T001")
+    if finding is None or float(situation.setting("dropout") or 0) > 0:
+        return None
+    return Recommendation(
+        "A007",
+        "Switch dropout on",
+        finding.evidence,
+        situation.command(dropout=0.3),
+        "The gap between train and validation narrows.",
+        urgency=4,
+    )
+
+
+def more_epochs(situation: Situation) -> Recommendation | None:
+    """A008: still improving when it stopped, or too short to judge."""
+    finding, epochs = situation.has("T006", "T007"), situation.setting("epochs")
+    if finding is None or not epochs:
+        return None
+    wanted = max(2 * int(epochs), 10)
+    return Recommendation(
+        "A008",
+        f"Train for {wanted} epochs",
+        finding.evidence,
+        situation.command(epochs=wanted),
+        "Validation loss falls further until it turns; the best epoch is kept.",
+        urgency=2,
+    )
+
+
+def larger_model(situation: Situation) -> Recommendation | None:
+    """A009: underfitting with a small network."""
+    finding, larger = situation.has("T002"), LARGER.get(situation.model)
+    if finding is None or larger is None:
+        return None
+    return Recommendation(
+        "A009",
+        f"Try a larger network: {larger}",
+        finding.evidence,
+        situation.command(model=larger),
+        "Train loss falls further; watch that validation follows.",
+        urgency=3,
+    )
+
+
+def batch_normalisation(situation: Situation) -> Recommendation | None:
+    """A010: unstable or poor training in a network without batch normalisation."""
+    finding = situation.has("T005", "T004", "T010", "T001")
+    if finding is None or situation.model != "mlp":
+        return None
+    return Recommendation(
+        "A010",
+        "Use a convolutional network with batch normalisation",
+        f"{situation.model} has no batch normalisation; {finding.evidence}",
+        situation.command(model="small_resnet:32"),
+        "Steadier training; neighbouring pixels are seen as such.",
+        urgency=3,
+    )
+
+
+def stop_early(situation: Situation) -> Recommendation | None:
+    """A011: epochs after the best one were wasted."""
+    finding, history = situation.has("T001"), situation.facts.history
+    if finding is None or history is None or int(situation.setting("patience") or 0) > 0:
+        return None
+    if situation.setting("scheduler") == "onecycle":
+        return None  # must run to its end
+    best = history.best_row()
+    wasted = int(history.epoch[-1] - history.epoch[best]) if best is not None else 0
+    if wasted < 5:
+        return None
+    return Recommendation(
+        "A011",
+        "Stop early",
+        f"{wasted} epochs ran after the one with the lowest val_loss.",
+        situation.command(patience=5),
+        "The same weights in less time: the best epoch is kept either way.",
+        urgency=5,
+    )
+
+
+def more_images(situation: Situation) -> Recommendation | None:
+    """A012: the class with the lowest sensitivity is also one that few images decide."""
+    facts = situation.facts
+    if facts.history is None and not facts.splits:
+        return None
+    weak = _weakest_class(facts)
+    if weak is None:
+        return None
+    name, sensitivity, n, split = weak
+    trained = _train_count(facts, name)
+    beside = f"; train has {trained:,}" if trained is not None else ""
+    return Recommendation(
+        "A012",
+        f"Get more images of '{name}'",
+        f"'{name}' has the lowest sensitivity, {sensitivity} on {n} {split} images{beside}.",
+        situation.command(),
+        "A narrower interval, and most likely fewer of these missed; run it again on the larger data.",
+        urgency=4,
+    )
+
+
+def _weakest_class(facts: Facts) -> tuple[str, Any, int, str] | None:
+    """The lowest sensitivity, where under 100 images make its interval wider than 0.1."""
+    for split in ("test", "val"):
+        rows = per_class_rows(facts.splits.get(split) or {}, facts.class_names)
+        rows = [row for row in rows if row[1].value is not None]
+        if not rows:
+            continue
+        name, value, n = min(rows, key=lambda row: row[1].value or 0.0)
+        wide = value.low is not None and value.high is not None and value.high - value.low > 0.1
+        if len(rows) > 1 and wide and n < 100 and (value.value or 0.0) < 0.8:
+            return name, value, n, {"test": "test", "val": "validation"}[split]
+        return None
+    return None
+
+
+def _train_count(facts: Facts, name: str) -> int | None:
+    counts = facts.counts.get("train") or []
+    index = facts.class_names.index(name) if name in facts.class_names else -1
+    return int(counts[index]) if 0 <= index < len(counts) else None
+
+
+def per_class_rows(
+    result: Mapping[str, Any], class_names: Sequence[str]
+) -> list[tuple[str, Any, int]]:
+    """Name, sensitivity and number of images of each class in a split of metrics.json."""
+    rows = []
+    for index, (name, entry) in enumerate(per_class_entries(result, class_names)):
+        sensitivity = as_interval(entry.get("sensitivity", entry.get("recall")))
+        rows.append((name or class_names[index], sensitivity, int(entry.get("n") or 0)))
+    return rows
+
+
+def per_class_entries(
+    result: Mapping[str, Any], class_names: Sequence[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The per_class part of a split, whether keyed by class name or a list in class order."""
+    given = result.get("per_class") or {}
+    if isinstance(given, Mapping):
+        return [(name, given[name]) for name in class_names if name in given]
+    names = (entry.get("name") or entry.get("class_name") for entry in given)
+    return [
+        (str(name) if name is not None else class_names[index], entry)
+        for index, (name, entry) in enumerate(zip(names, given, strict=True))
+    ]
+
+
+def _count(leak: Any) -> int:
+    """The number of a leak entry, however it is written down."""
+    if isinstance(leak, bool) or leak is None:
+        return 0
+    if isinstance(leak, int | float):
+        return int(leak)
+    if isinstance(leak, Mapping):
+        return int(
+            next((leak[key] for key in ("test_images", "images", "n", "count") if key in leak), 0)
+        )
+    return len(leak)
+
+
+RULES: tuple[Rule, ...] = (
+    repair_leak,
+    lower_rate,
+    balance_classes,
+    stronger_augmentation,
+    schedule_rate,
+    smaller_model,
+    more_dropout,
+    more_epochs,
+    larger_model,
+    batch_normalisation,
+    stop_early,
+    more_images,
+)

@@ -1,0 +1,550 @@
+"""What went well or wrong in a training: rules with stable codes, each with its numbers.
+
+Rules compare each series with itself (validation loss now against its own lowest), never the level of
+train loss with that of validation loss: smoothing, dropout and augmentation make training loss another
+quantity. Epoch numbers, not row numbers, measure time, so that a log of every fifth epoch reads the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanwise.core.types import Finding, Interval, Severity
+from scanwise.report.history import History
+
+MIN_EPOCHS = 3
+OVERFIT_RISE = 0.10  # validation loss this far above its lowest ...
+OVERFIT_FALL = 0.10  # ... while train loss fell by this since then
+JUMP = 0.20  # a validation loss 20 % above the epoch before counts as a jump
+SHIFT = 0.10  # classes whose shares differ by this in all between two splits
+LITTLE_LEFT = 0.05  # under 5 % error left, "still improving" is no longer worth a finding
+TOO_FEW = 30  # below this many images no score is conclusive
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A finding about the training, and the epoch where it shows (for the plot)."""
+
+    finding: Finding
+    epoch: int | None = None
+    words: str = ""  # two or three words for the plot
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the rules look at. `splits` is that of metrics.json, `counts` that of dataset.json."""
+
+    history: History | None = None
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    task: str = "multiclass"
+    best_epoch: int | None = None
+    stop_reason: str = ""
+    weights_restored: bool = True
+
+
+Rule = Callable[[Facts], "Diagnosis | None"]
+
+
+def diagnose(facts: Facts) -> tuple[Diagnosis, ...]:
+    """Run every rule; errors first. A run without errors or warnings is called a good run (T000).
+
+    Without history and metrics there is nothing to judge and the result is empty.
+    """
+    found = [result for rule in _rules(facts) if (result := rule(facts)) is not None]
+    rank = {"error": 0, "warning": 1, "info": 2}
+    found.sort(key=lambda item: rank[item.finding.severity])
+    troubled = any(item.finding.severity != "info" for item in found)
+    if not troubled and facts.history is not None and len(facts.history) >= MIN_EPOCHS:
+        return (check_good_run(facts), *found)
+    return tuple(found)
+
+
+def _rules(facts: Facts) -> tuple[Rule, ...]:
+    if facts.history is None:
+        return METRIC_RULES
+    if len(facts.history) < MIN_EPOCHS:
+        return (check_too_short, *METRIC_RULES)
+    return (*HISTORY_RULES, *METRIC_RULES)
+
+
+# Rules on history.csv. Each is called with a history of three rows or more (but check_too_short).
+
+
+def check_good_run(facts: Facts) -> Diagnosis:
+    """T000: losses fell, accuracies rose, no rule objects: the guide's picture of a good run."""
+    history = _history(facts)
+    parts = [
+        f"{_moved('train loss', history.loss)}, {_moved('val_loss', history.val_loss)}",
+        f"{_moved('val_accuracy', history.val_accuracy)}",
+    ]
+    evidence = f"good run: {'; '.join(parts)} over epochs {_epochs(history)}."
+    return _diagnosis("T000", "info", evidence)
+
+
+def check_overfitting(facts: Facts) -> Diagnosis | None:
+    """T001: validation loss rises from its lowest point while train loss goes on falling."""
+    history = _history(facts)
+    best = history.best_row()
+    if best is None or best >= len(history) - 2:
+        return None
+    lowest, last = history.val_loss[best], _tail_mean(history.val_loss)
+    rise, fall = _change(lowest, last), -_change(history.loss[best], _tail_mean(history.loss))
+    if not (rise >= OVERFIT_RISE and fall >= OVERFIT_FALL):
+        return None
+    epoch = int(history.epoch[best])
+    kept = "; the weights kept are from before that" if _kept_early(facts, epoch) else ""
+    evidence = (
+        f"overfitting: val_loss rose {rise:.0%} since epoch {epoch} ({lowest:.3f} to {last:.3f}) "
+        f"while train loss fell {fall:.0%} ({history.loss[best]:.3f} to {_tail_mean(history.loss):.3f}){kept}."
+    )
+    advice = "Stronger augmentation, more dropout, a smaller network or fewer epochs."
+    return _diagnosis("T001", "warning", evidence, advice, epoch=epoch, words="overfits from here")
+
+
+def check_underfitting(facts: Facts) -> Diagnosis | None:
+    """T002: train loss hardly fell and train accuracy stays near that of the largest class."""
+    history = _history(facts)
+    majority = _majority_share(facts, "train")
+    first, last = history.loss[0], _tail_mean(history.loss)
+    fall, accuracy = -_change(first, last), _tail_mean(history.accuracy)
+    slow = np.isfinite(fall) and 0 > -fall > -0.15 if majority is None else fall < 0.30
+    low = majority is None or accuracy < majority + 0.25 * (1 - majority)
+    if not (slow and low) or not np.isfinite(fall) or fall < -0.05:
+        return None
+    beside = "" if majority is None else f", with the largest class at {majority:.3f}"
+    evidence = (
+        f"underfitting: train loss fell only {max(fall, 0.0):.0%} ({first:.3f} to {last:.3f}) over epochs "
+        f"{_epochs(history)} and train accuracy is {accuracy:.3f}{beside}."
+    )
+    return _diagnosis(
+        "T002", "warning", evidence, "More epochs, a larger network or a higher rate."
+    )
+
+
+def check_plateau(facts: Facts) -> Diagnosis | None:
+    """T003: neither loss moved by 2 % over the last third, at a constant learning rate."""
+    history = _history(facts)
+    window = max(5, len(history) // 3)
+    if len(history) <= window + 1:
+        return None
+    rates = history.lr[-window:]
+    if not np.isfinite(rates).all() or rates.min() < 0.9 * np.nanmax(history.lr):
+        return None  # the schedule has already lowered it
+    train, val = history.loss[-window:], history.val_loss[-window:]
+    moved = max(
+        abs(_change(part[: window // 2].mean(), part[window // 2 :].mean()))
+        for part in (train, val)
+    )
+    if not moved < 0.02:
+        return None
+    epoch = int(history.epoch[-window])
+    evidence = (
+        f"plateau: since epoch {epoch} train loss ({train[-1]:.3f}) and val_loss ({val[-1]:.3f}) moved "
+        f"by {moved:.1%} at most, at a constant learning rate of {rates[-1]:.1e}."
+    )
+    return _diagnosis(
+        "T003", "info", evidence, "Lower the rate by a schedule.", epoch=epoch, words="plateau"
+    )
+
+
+def check_divergence(facts: Facts) -> Diagnosis | None:
+    """T004: a loss became infinite, or train loss ended far above its lowest."""
+    history = _history(facts)
+    broken = ~np.isfinite(history.loss)
+    if broken.any():
+        epoch = int(history.epoch[int(broken.argmax())])
+        evidence = f"divergence: train loss is not a finite number from epoch {epoch} on."
+    else:
+        lowest, last = float(history.loss.min()), float(history.loss[-1])
+        if last < 1.5 * lowest or last < 1.05 * history.loss[0]:
+            return None
+        epoch = int(history.epoch[int(history.loss.argmin())])
+        evidence = (
+            f"divergence: train loss rose from {lowest:.3f} in epoch {epoch} to {last:.3f} in the last, "
+            f"above the {history.loss[0]:.3f} it began with."
+        )
+    return _diagnosis(
+        "T004", "error", evidence, "Lower the learning rate.", epoch=epoch, words="diverges"
+    )
+
+
+def check_noisy(facts: Facts) -> Diagnosis | None:
+    """T005: validation loss jumps up and down, and train loss rises too often to be a descent."""
+    history = _history(facts)
+    if len(history) < 8:
+        return None
+    skip = max(2, len(history) // 5)  # the first epochs of a run are rough by nature
+    val = history.val_loss[skip:]
+    ratio = val[1:] / val[:-1]
+    jumps = np.flatnonzero(ratio > 1 + JUMP)
+    rises = float(np.mean(np.diff(history.loss[skip:]) > 0))
+    if len(jumps) < max(3, 0.25 * len(ratio)):
+        return None
+    worst = int(jumps[np.argmax(ratio[jumps])])
+    epoch = int(history.epoch[skip + worst + 1])
+    evidence = (
+        f"noisy: val_loss jumped by more than {JUMP:.0%} from one epoch to the next {len(jumps)} times in "
+        f"{len(ratio)} (worst: {val[worst]:.3f} to {val[worst + 1]:.3f} in epoch {epoch}); train loss rose "
+        f"in {rises:.0%} of the epochs."
+    )
+    advice = "Lower the learning rate, enlarge the batch, or average the weights."
+    return _diagnosis("T005", "warning", evidence, advice, epoch=epoch, words="largest jump")
+
+
+def check_still_improving(facts: Facts) -> Diagnosis | None:
+    """T006: the last epochs are the best ones and validation loss falls at over 1 % an epoch."""
+    history = _history(facts)
+    best = history.best_row()
+    window = max(3, len(history) // 5)
+    if best is None or best < len(history) - 1 or len(history) < window + 1:
+        return None
+    if _finished_schedule(history) or 1 - history.val_accuracy[-1] < LITTLE_LEFT:
+        return None
+    start, end = history.val_loss[-window], history.val_loss[-1]
+    epochs = int(history.epoch[-1] - history.epoch[-window])
+    if not (start > end and -_change(start, end) / max(epochs, 1) > 0.01):
+        return None
+    evidence = (
+        f"still improving: val_loss fell {-_change(start, end):.0%} over the last {epochs} epochs "
+        f"({start:.3f} to {end:.3f}) and was lowest in the last one, {int(history.epoch[-1])}."
+    )
+    return _diagnosis("T006", "info", evidence, "Train for more epochs.")
+
+
+def check_too_short(facts: Facts) -> Diagnosis | None:
+    """T007: under three epochs no curve can be judged."""
+    history = _history(facts)
+    count = len(history)
+    evidence = f"too short to judge: {count} epoch{'s' if count > 1 else ''} recorded, at least {MIN_EPOCHS} are needed."
+    return _diagnosis("T007", "info", evidence, "Train for more epochs.")
+
+
+def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
+    """T011: validation accuracy lies far below train accuracy from the first half on, no overfit yet."""
+    history = _history(facts)
+    if check_overfitting(facts) is not None or len(history) < 4:
+        return None
+    half = history.accuracy[: len(history) // 2] - history.val_accuracy[: len(history) // 2]
+    gap = float(np.nanmedian(half)) if np.isfinite(half).any() else float("nan")
+    last = _tail_mean(history.accuracy) - _tail_mean(history.val_accuracy)
+    if not (gap > 0.12 and last > 0.12):
+        return None
+    evidence = (
+        f"validation unlike train: validation accuracy lay {gap:.3f} below train accuracy already in the "
+        f"first half of the epochs (median), and {last:.3f} at the end."
+    )
+    advice = "Look for differences between the splits: site, stain, scanner, how they were drawn."
+    return _diagnosis("T011", "warning", evidence, advice)
+
+
+# Rules on metrics.json and dataset.json.
+
+
+def check_ignored_class(facts: Facts) -> Diagnosis | None:
+    """T008: a class with five or more images is never predicted."""
+    name, result = _judged_split(facts)
+    if result is None or facts.task == "multilabel" or result.get("skill") == "collapsed":
+        return None
+    matrix = np.asarray(result.get("confusion_matrix") or [], dtype=np.int64)
+    if matrix.ndim != 2 or len(matrix) != len(facts.class_names):
+        return None
+    ignored = np.flatnonzero((matrix.sum(axis=0) == 0) & (matrix.sum(axis=1) >= 5))
+    if not len(ignored):
+        return None
+    what = ", ".join(
+        f"'{facts.class_names[i]}' ({int(matrix[i].sum())} images)" for i in ignored[:5]
+    )
+    evidence = f"class ignored: {what} never predicted in {name}."
+    return _diagnosis("T008", "warning", evidence, "Weight the classes, or add images of these.")
+
+
+def check_collapsed(facts: Facts) -> Diagnosis | None:
+    """T009: (nearly) all images get one answer."""
+    name, result = _judged_split(facts)
+    if result is None or result.get("skill") != "collapsed":
+        return None
+    matrix = np.asarray(result.get("confusion_matrix") or [], dtype=np.int64)
+    said = ""
+    if matrix.ndim == 2 and matrix.sum():
+        top = int(matrix.sum(axis=0).argmax())
+        said = f": {matrix.sum(axis=0)[top] / matrix.sum():.1%} of {int(matrix.sum()):,} {name} images are called '{facts.class_names[top]}'"
+    evidence = f"collapsed{said}."
+    return _diagnosis(
+        "T009", "error", evidence, "Do not use this model; change rate, weights or network."
+    )
+
+
+def check_no_skill(facts: Facts) -> Diagnosis | None:
+    """T010: the score's interval reaches down to what a trivial answer scores."""
+    name, result = _judged_split(facts)
+    if result is None or result.get("skill") != "no_skill":
+        return None
+    evidence = f"no skill shown on {name}: the model is not above the trivial baselines within its interval."
+    return _diagnosis(
+        "T010", "error", evidence, "Do not use this model; see the table of baselines."
+    )
+
+
+def check_split_shift(facts: Facts) -> Diagnosis | None:
+    """T012: the classes have other shares in test than in validation (or than in train)."""
+    if facts.task == "multilabel":
+        return None
+    for reference in ("val", "train"):
+        shift = _share_shift(facts, reference)
+        if shift is not None:
+            distance, index, here, there = shift
+            words = {"val": "validation", "train": "training"}[reference]
+            evidence = (
+                f"test unlike {words}: class shares differ by {distance:.1%} in all; "
+                f"'{facts.class_names[index]}' is {there:.1%} of {words} and {here:.1%} of test."
+            )
+            advice = "Read scores that depend on prevalence (accuracy, ppv) with this in mind."
+            return _diagnosis("T012", "info", evidence, advice)
+    return None
+
+
+def check_test_below_val(facts: Facts) -> Diagnosis | None:
+    """T013: the test score lies below the validation score and their intervals do not meet."""
+    for metric, words in (
+        ("balanced_accuracy", "balanced accuracy"),
+        ("accuracy", "accuracy"),
+        ("auroc_macro", "AUROC"),
+    ):
+        val = as_interval((facts.splits.get("val") or {}).get(metric))
+        test = as_interval((facts.splits.get("test") or {}).get(metric))
+        if val.low is None or test.high is None or test.high >= val.low:
+            continue
+        evidence = f"test below validation: {words} {test} on test, {val} on validation; the intervals do not meet."
+        advice = "The test split is harder or different; expect its score, not validation's, on new images."
+        return _diagnosis("T013", "warning", evidence, advice)
+    return None
+
+
+def check_too_few(facts: Facts) -> Diagnosis | None:
+    """T014: under 30 images in the judged split."""
+    name, result = _judged_split(facts)
+    if result is None or int(result.get("n") or 0) >= TOO_FEW:
+        return None
+    evidence = f"too few to conclude: {name} has {result.get('n')} images, under {TOO_FEW}."
+    return _diagnosis(
+        "T014", "warning", evidence, "Get more test images before believing any score."
+    )
+
+
+HISTORY_RULES: tuple[Rule, ...] = (
+    check_divergence,
+    check_overfitting,
+    check_underfitting,
+    check_noisy,
+    check_val_unlike_train,
+    check_plateau,
+    check_still_improving,
+)
+METRIC_RULES: tuple[Rule, ...] = (
+    check_collapsed,
+    check_no_skill,
+    check_ignored_class,
+    check_test_below_val,
+    check_too_few,
+    check_split_shift,
+)
+
+
+# The verdict: the report's first sentence.
+
+Level = Literal["ok", "no_skill", "collapsed", "too_few", "unmeasured"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One honest sentence about skill, and how to colour it."""
+
+    level: Level
+    headline: str
+    sentence: str
+    split: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "headline": self.headline,
+            "sentence": self.sentence,
+            "split": self.split,
+        }
+
+
+def verdict(facts: Facts) -> Verdict:
+    """Say whether the model beats the trivial answers, with numbers, interval, n and split."""
+    name, result = _judged_split(facts)
+    if result is None:
+        return Verdict(
+            "unmeasured",
+            "Not measured",
+            "No split was evaluated, so nothing is known about this model.",
+        )
+    sentence = _score_sentence(facts, name, result)
+    if name == "val":
+        sentence += (
+            " The test split was not opened; the kept epoch was chosen on these very images."
+        )
+    skill = str(result.get("skill", "ok"))
+    if skill == "collapsed":
+        return Verdict("collapsed", "Collapsed: one answer for (nearly) all images", sentence, name)
+    if skill == "no_skill":
+        return Verdict("no_skill", "No skill shown", sentence, name)
+    if int(result.get("n") or 0) < TOO_FEW:
+        return Verdict("too_few", "Too few images to conclude", sentence, name)
+    return Verdict("ok", "Better than trivial answers", sentence, name)
+
+
+def _score_sentence(facts: Facts, name: str, result: Mapping[str, Any]) -> str:
+    words = {"test": "test", "val": "validation"}[name]
+    n = int(result.get("n") or 0)
+    parts = []
+    accuracy, baseline = as_interval(result.get("accuracy")), trivial_value(result, "accuracy")
+    if accuracy.value is not None:
+        beside = (
+            f", where {trivial_words(facts, result)} scores {baseline:.3f}"
+            if baseline is not None
+            else ""
+        )
+        kind = "exact-match accuracy" if facts.task == "multilabel" else "accuracy"
+        parts.append(f"{kind} is {accuracy}{beside}")
+    balanced = as_interval(result.get("balanced_accuracy"))
+    chance = trivial_value(result, "balanced_accuracy")
+    if balanced.value is not None and chance is not None:
+        parts.append(f"balanced accuracy is {balanced} (trivial: {chance:.3f})")
+    auroc = as_interval(result.get("auroc_macro"))
+    if auroc.value is not None:
+        parts.append(f"AUROC (macro) is {auroc} (chance: 0.500)")
+    if not parts:
+        return f"On {n:,} {words} images no score could be computed."
+    return f"On {n:,} {words} images {'; '.join(parts)}."
+
+
+def trivial_words(facts: Facts, result: Mapping[str, Any]) -> str:
+    """The strongest trivial answer in words: "always answering 'nv'"."""
+    if facts.task == "multilabel":
+        return "answering 'none' to every label"
+    trivial = result.get("trivial") or {}
+    majority = trivial.get("majority") or {}
+    label = (
+        majority.get("class_name") or majority.get("class")
+        if isinstance(majority, Mapping)
+        else None
+    )
+    if isinstance(label, int) and label < len(facts.class_names):
+        label = facts.class_names[label]
+    return (
+        f"always answering '{label}'" if label is not None else "always answering the largest class"
+    )
+
+
+def trivial_value(result: Mapping[str, Any], metric: str) -> float | None:
+    """The best that any trivial answer of metrics.json scores on `metric`, or None."""
+    values = [
+        value
+        for answer in (result.get("trivial") or {}).values()
+        if isinstance(answer, Mapping)
+        and (value := as_interval(answer.get(metric)).value) is not None
+    ]
+    return max(values) if values else None
+
+
+def as_interval(cell: Any) -> Interval:
+    """A number of metrics.json ({"value", "ci95"}, {"value": null, "reason"} or bare) as Interval."""
+    if isinstance(cell, bool) or cell is None:
+        return Interval(None, reason="not measured")
+    if isinstance(cell, int | float):
+        return Interval(float(cell))
+    if not isinstance(cell, Mapping):
+        return Interval(None, reason="not measured")
+    if cell.get("value") is None:
+        return Interval(None, reason=str(cell.get("reason") or "not measured"))
+    return Interval.from_json(cell)
+
+
+def _judged_split(facts: Facts) -> tuple[str, Mapping[str, Any] | None]:
+    """The split that a verdict may rest on: test where it was opened, else validation."""
+    for name in ("test", "val"):
+        result = facts.splits.get(name)
+        if result:
+            return name, result
+    return "test", None
+
+
+def _share_shift(facts: Facts, reference: str) -> tuple[float, int, float, float] | None:
+    """Total variation distance of class shares if large, with the class that moved most."""
+    test, other = (
+        np.asarray(facts.counts.get(name) or [], dtype=np.float64) for name in ("test", reference)
+    )
+    if not len(test) or len(test) != len(other) or not test.sum() or not other.sum():
+        return None
+    here, there = test / test.sum(), other / other.sum()
+    distance = float(np.abs(here - there).sum() / 2)
+    # Small splits differ by chance: ask for more than about two standard errors of a share.
+    noise = 2 * float(np.sqrt(0.25 / test.sum() + 0.25 / other.sum()))
+    if distance < max(SHIFT, noise):
+        return None
+    index = int(np.abs(here - there).argmax())
+    return distance, index, float(here[index]), float(there[index])
+
+
+def _majority_share(facts: Facts, split: str) -> float | None:
+    counts = np.asarray(facts.counts.get(split) or [], dtype=np.float64)
+    if facts.task == "multilabel" or not counts.sum():
+        return None
+    return float(counts.max() / counts.sum())
+
+
+def _history(facts: Facts) -> History:
+    assert facts.history is not None
+    return facts.history
+
+
+def _finished_schedule(history: History) -> bool:
+    """True if the rate was brought down to under a tenth: the last epochs are then meant to be best."""
+    rates = history.lr[np.isfinite(history.lr)]
+    return bool(len(rates) and rates[-1] < 0.1 * rates.max())
+
+
+def _kept_early(facts: Facts, epoch: int) -> bool:
+    return facts.weights_restored and facts.best_epoch is not None and facts.best_epoch <= epoch + 1
+
+
+def _tail_mean(values: NDArray[np.float64], rows: int = 2) -> float:
+    """Mean of the last finite values; one noisy epoch decides nothing."""
+    finite = values[np.isfinite(values)]
+    return float(finite[-rows:].mean()) if len(finite) else float("nan")
+
+
+def _change(start: float, end: float) -> float:
+    """Relative change from start to end; NaN from zero."""
+    return float(end / start - 1) if start else float("nan")
+
+
+def _moved(name: str, values: NDArray[np.float64]) -> str:
+    return f"{name} {values[0]:.3f} to {values[-1]:.3f}"
+
+
+def _epochs(history: History) -> str:
+    return f"{int(history.epoch[0])} to {int(history.epoch[-1])}"
+
+
+def _diagnosis(
+    code: str,
+    severity: Severity,
+    evidence: str,
+    advice: str = "",
+    *,
+    epoch: int | None = None,
+    words: str = "",
+) -> Diagnosis:
+    return Diagnosis(Finding(code, severity, evidence, advice), epoch, words)
