@@ -207,8 +207,8 @@ def _margins(matrix: Floats) -> tuple[Floats, Floats, Floats]:
 
 def _correlation(covariance: Floats, truth: Floats, answers: Floats) -> Floats:
     """covariance / sqrt(truth · answers); 0 where answers do not vary, NaN where truth does not."""
-    # Two roots, not one of the product: counts to the fourth power leave the exact integers.
-    score = np.nan_to_num(ratio(covariance, np.sqrt(truth) * np.sqrt(answers)))
+    # One root of the product, not two: for a perfect answer it gives the covariance back exactly.
+    score = np.nan_to_num(ratio(covariance, np.sqrt(truth * answers)))
     return np.where(truth > 0, score, np.nan)
 
 

@@ -15,13 +15,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
 
 from scanwise.core.errors import DataError
 from scanwise.core.files import write_text
 from scanwise.core.types import SplitName, Task
 from scanwise.metrics.inputs import THRESHOLD, Floats, Ints, check_targets
-from scanwise.metrics.ranks import auroc
 
 _STANDARD_SIZE_PX = 28  # leaves no mark in a file name
 
@@ -43,12 +43,10 @@ def medmnist_auc(targets: ArrayLike, probabilities: ArrayLike, task: Task) -> fl
     """
     scores, truth = _check(targets, probabilities, task)
     if task == "multilabel":
-        areas = [auroc(scores[:, i], truth[:, i]) for i in range(scores.shape[1])]
-    elif scores.shape[1] <= 2:
-        areas = [auroc(scores[:, -1], truth)]
-    else:
-        areas = [auroc(scores[:, i], truth == i) for i in range(scores.shape[1])]
-    return float(np.mean(areas))
+        return _mean([_auc(truth[:, i], scores[:, i]) for i in range(scores.shape[1])])
+    if scores.shape[1] <= 2:
+        return _auc(truth, scores[:, -1])
+    return _mean([_auc(truth == i, scores[:, i]) for i in range(scores.shape[1])])
 
 
 def medmnist_acc(targets: ArrayLike, probabilities: ArrayLike, task: Task) -> float:
@@ -59,7 +57,7 @@ def medmnist_acc(targets: ArrayLike, probabilities: ArrayLike, task: Task) -> fl
     """
     scores, truth = _check(targets, probabilities, task)
     if task == "multilabel":
-        return float(np.mean((scores > THRESHOLD) == (truth == 1)))
+        return _mean([float(np.mean(label)) for label in ((scores > THRESHOLD) == truth).T])
     if scores.shape[1] <= 2:
         return float(np.mean((scores[:, -1] > THRESHOLD) == (truth == 1)))
     return float(np.mean(scores.argmax(axis=1) == truth))
@@ -137,6 +135,18 @@ def read_medmnist_csv(path: Path) -> Floats:
         raise DataError(f"{path} is empty.")
     table = np.array(rows)
     return np.asarray(table[np.argsort(table[:, 0], kind="stable"), 1:])
+
+
+def _auc(truth: NDArray[np.generic], scores: Floats) -> float:
+    """scikit-learn's own, as there: ours may differ in the last bit, and then round otherwise."""
+    if len(np.unique(truth)) < 2:
+        return math.nan
+    return float(roc_auc_score(truth, scores))
+
+
+def _mean(values: list[float]) -> float:
+    """Summed in order, as there."""
+    return sum(values) / len(values)
 
 
 def _check(targets: ArrayLike, probabilities: ArrayLike, task: Task) -> tuple[Floats, Ints]:
