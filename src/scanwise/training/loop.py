@@ -1,0 +1,478 @@
+"""Train one model on one split, and know its best epoch. The test split can't get in here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from scanwise.core.errors import ConfigError, RunError, ScanwiseError
+from scanwise.core.runtime import apply_threads
+from scanwise.core.types import Task
+from scanwise.training import checkpoint
+from scanwise.training.averaging import WeightAverage
+from scanwise.training.device import (
+    FabricPrecision,
+    LossFunction,
+    deterministic_kernels,
+    forked_rng,
+    model_cost,
+    pick_precision,
+    reproducibility,
+)
+from scanwise.training.history import EpochRecord, append_history, write_history
+from scanwise.training.progress import Reporter
+from scanwise.training.schedule import Plateau, Schedule
+from scanwise.training.settings import LoopSettings
+from scanwise.training.steps import Stepper, make_optimizer, set_rates
+from scanwise.training.stopping import Watch
+from scanwise.training.validation import Validation, predict_logits, validate
+
+__all__ = ["BatchStream", "FitResult", "LoopSettings", "fit", "predict_logits"]
+
+# Steps between looks at a running loss: a diverged long epoch ends early, and no GPU waits.
+DIVERGENCE_CHECK_STEPS = 200
+
+
+class BatchStream(Protocol):
+    """What `fit` needs of scanwise.prepare.batches.Batches."""
+
+    device: torch.device
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def num_images(self) -> int: ...
+
+    def iterate(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]: ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to. The model handed to `fit` holds the weights of `best_epoch`."""
+
+    best_epoch: int
+    best_value: float  # of the monitored measure
+    epochs_run: int
+    stop_reason: str
+    seconds: float  # all epochs, those before a resume included
+    history: tuple[EpochRecord, ...]
+    precision: FabricPrecision
+    precision_reason: str
+    micro_batch: int | None  # smaller than the batch if memory ran out
+    reproducibility: str
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a training stands between two epochs; with the tensors, all that a resume needs."""
+
+    epoch: int
+    watch: Watch
+    plateau: Plateau
+    history: tuple[EpochRecord, ...]
+    precision: FabricPrecision
+    precision_reason: str
+    micro_batch: int | None
+    average_steps: int = 0
+    stop_reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        best = self.watch.best_value
+        return {
+            "epoch": self.epoch,
+            "watch": {
+                "best_epoch": self.watch.best_epoch,
+                "best_value": best if math.isfinite(best) else None,
+                "waited": self.watch.waited,
+            },
+            "plateau": {"scale": self.plateau.scale, "waited": self.plateau.waited},
+            "history": [record.to_json() for record in self.history],
+            "precision": self.precision,
+            "precision_reason": self.precision_reason,
+            "micro_batch": self.micro_batch,
+            "average_steps": self.average_steps,
+            "stop_reason": self.stop_reason,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], settings: LoopSettings) -> _State:
+        watch = dict(value.pop("watch"))
+        if watch["best_value"] is None:
+            watch["best_value"] = math.nan
+        return cls(
+            watch=Watch(settings.monitor, settings.patience, **watch),
+            plateau=Plateau(**value.pop("plateau")),
+            history=tuple(EpochRecord.from_json(row) for row in value.pop("history")),
+            **value,
+        )
+
+
+def fit(
+    model: nn.Module,
+    train: BatchStream,
+    val: BatchStream,
+    *,
+    loss_fn: LossFunction,
+    task: Task,
+    settings: LoopSettings,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    stream: TextIO | None = None,
+) -> FitResult:
+    """Train a model and restore the weights of its best epoch, by validation.
+
+    Each epoch is a function of (seed, epoch): batches, augmentation and dropout are seeded anew at
+    its start. On a CPU the same seed gives bit-identical weights, also when the process was killed
+    at any moment and went on with `resume`.
+
+    Args:
+        model: Images float (b, c, h, w) to logits (b, k); trained in place, on `train.device`.
+        train: Training batches.
+        val: Validation batches, in order. With `settings.ema` the averaged weights are validated,
+            and those of the best epoch are what the model holds in the end. Always float32.
+        loss_fn: Logits and targets to losses (b,) >= 0. The step's loss is their sum, times the
+            images' weights, over the number of images.
+        task: For accuracy and AUC.
+        settings: See LoopSettings.
+        run_dir: Where history.csv, log.txt and checkpoints/ go; None writes nothing.
+        resume: Go on from run_dir's last finished epoch (from the start if there is none).
+        on_epoch: Called with each epoch's record after its checkpoint is safe.
+        stream: Where the epoch lines go [stderr].
+
+    Returns:
+        The result; `stop_reason` says why training ended.
+
+    Raises:
+        ScanwiseError: Training diverged before any epoch was good, or one image does not fit in
+            memory, or bf16 was asked for and fails its parity test.
+        ConfigError: The monitored measure can't be computed on this validation split.
+        RunError: `resume` with other settings, or a checkpoint that can't be read.
+    """
+    apply_threads()
+    reporter = Reporter(
+        settings.epochs,
+        train.steps_per_epoch,
+        stream=stream,
+        log=None if run_dir is None else run_dir / "log.txt",
+        explain=settings.explain,
+    )
+    with (
+        forked_rng(train.device),
+        deterministic_kernels(settings.deterministic and train.device.type != "cpu"),
+        reporter,
+    ):
+        training = _Training(model, train, val, loss_fn, task, settings, run_dir, reporter)
+        state = training.start(resume)
+        while not state.stop_reason:
+            state = training.run_epoch(state)
+            if on_epoch is not None:
+                on_epoch(state.history[-1])
+        training.restore_best(state)
+        reporter.say(_last_words(state))
+    return FitResult(
+        best_epoch=state.watch.best_epoch,
+        best_value=state.watch.best_value,
+        epochs_run=state.epoch,
+        stop_reason=state.stop_reason,
+        seconds=sum(record.seconds for record in state.history),
+        history=state.history,
+        precision=state.precision,
+        precision_reason=state.precision_reason,
+        micro_batch=state.micro_batch,
+        reproducibility=reproducibility(train.device, settings.deterministic),
+    )
+
+
+def _last_words(state: _State) -> str:
+    watch = state.watch
+    return (
+        f"{state.stop_reason}; kept the weights of epoch {watch.best_epoch} "
+        f"({watch.monitor} {watch.best_value:.4f})"
+    )
+
+
+class _Training:
+    """What stays the same from epoch to epoch, and the tensors that change in place."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: BatchStream,
+        val: BatchStream,
+        loss_fn: LossFunction,
+        task: Task,
+        settings: LoopSettings,
+        run_dir: Path | None,
+        reporter: Reporter,
+    ) -> None:
+        self.train, self.val = train, val
+        self.task, self.settings, self.reporter = task, settings, reporter
+        self.run_dir = run_dir
+        self.folder = None if run_dir is None else run_dir / "checkpoints"
+        self.model = model.to(train.device)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss_fn = loss_fn.to(train.device) if isinstance(loss_fn, nn.Module) else loss_fn
+        self.schedule = Schedule(
+            settings.scheduler,
+            settings.lr,
+            settings.epochs,
+            train.steps_per_epoch,
+            settings.warmup,
+        )
+        self.best: dict[str, Tensor] = {}
+
+        self.first_batch = next(iter(train.iterate(0)))[:2]
+
+    def start(self, resume: bool) -> _State:
+        """Build what is left to build; take up the last checkpoint if there is one."""
+        last = None if self.folder is None else self.folder / checkpoint.LAST
+        found = None
+        if resume and last is not None and last.exists():
+            found = checkpoint.load_tensors(last)
+        state = self._fresh_state() if found is None else self._stored_state(found[1])
+        self._set_up(state)
+        if found is not None:
+            self._load(found[0], state)
+        if self.run_dir is not None:
+            write_history(self.run_dir / "history.csv", state.history)
+        if found is None:
+            self.reporter.say(f"precision: {state.precision_reason}")
+        return state
+
+    def _fresh_state(self) -> _State:
+        precision, reason = pick_precision(
+            self.settings.precision, self.train.device, self.model, *self.first_batch, self.loss_fn
+        )
+        return _State(
+            epoch=0,
+            watch=Watch(self.settings.monitor, self.settings.patience),
+            plateau=Plateau(),
+            history=(),
+            precision=precision,
+            precision_reason=reason,
+            micro_batch=self.settings.micro_batch,
+        )
+
+    def _stored_state(self, stored: dict[str, Any]) -> _State:
+        """The checkpoint's state, if it is of this training."""
+        before, now = stored.pop("settings"), _identity(self.settings, self.train)
+        differ = [name for name in now if before.get(name) != now[name]]
+        if differ:
+            changes = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differ)
+            raise RunError(f"can't resume {self.run_dir} with other settings: {changes}.")
+        threads = stored.pop("threads")
+        if threads != torch.get_num_threads():
+            self.reporter.say(
+                f"the training began with {threads} threads and goes on with "
+                f"{torch.get_num_threads()}: weights will agree up to rounding, not bit for bit"
+            )
+        state = _State.from_json(stored, self.settings)
+        self.reporter.say(f"resumed after epoch {state.epoch}")
+        return state
+
+    def _set_up(self, state: _State) -> None:
+        device = self.train.device
+        channels, height, width = self.first_batch[0].shape[1:]
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=1 if device.index is None else [device.index],
+            precision=state.precision,
+        )
+        optimizer = make_optimizer(self.model, self.settings)
+        wrapped, self.optimizer = fabric.setup(self.model, optimizer)
+        self.average = (
+            WeightAverage(self.model, self.settings.ema_decay) if self.settings.ema else None
+        )
+        self.stepper = Stepper(
+            wrapped,
+            self.model,
+            self.loss_fn,
+            fabric.backward,
+            self.task,
+            model_cost(self.model, (channels, height, width)),
+            state.micro_batch,
+            self.reporter.say,
+        )
+        self.wrapped = wrapped
+        self.raw_optimizer = optimizer
+
+    def _load(self, tensors: dict[str, Tensor], state: _State) -> None:
+        assert self.folder is not None
+        checkpoint.load_model(self.model, tensors, "model/")
+        checkpoint.load_optimizer(self.raw_optimizer, self.model.named_parameters(), tensors)
+        if self.average is not None:
+            checkpoint.load_model(self.average.model, tensors, "average/")
+            self.average.steps = state.average_steps
+        if state.watch.best_epoch:
+            checkpoint.settle_best(self.folder, state.watch.best_epoch)
+            self.best = checkpoint.load_tensors(self.folder / checkpoint.BEST)[0]
+
+    def run_epoch(self, state: _State) -> _State:
+        """Train and validate once, and make all of it safe on disk.
+
+        Raises:
+            ScanwiseError: Diverged before any epoch was good.
+        """
+        epoch = state.epoch + 1
+        self.reporter.start_epoch(epoch)
+        began = time.perf_counter()
+        loss, accuracy, lr = self._train_epoch(epoch, state.plateau.scale)
+        trained_s = time.perf_counter() - began
+        scores = validate(
+            self.evaluated_model, self.val, self.loss_fn, self.task, self.settings.output_activation
+        )
+        seconds = time.perf_counter() - began
+        record = EpochRecord(
+            epoch=epoch,
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=scores.loss,
+            val_accuracy=scores.accuracy,
+            lr=lr,
+            seconds=seconds,
+            ms_per_step=1000 * seconds / self.train.steps_per_epoch,
+            images_per_s=self.train.num_images / trained_s,
+            val_auc=scores.auc,
+            val_balanced_acc=scores.balanced_accuracy,
+        )
+        state = self._judge(state, record, scores)
+        self._save(state)
+        self.reporter.end_epoch(record)
+        return state
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged network if there is one, else the trained one."""
+        return self.model if self.average is None else self.average.model
+
+    def _train_epoch(self, epoch: int, scale: float) -> tuple[float, float, float]:
+        """All steps of an epoch: mean loss, accuracy, and the last learning rate."""
+        torch.manual_seed(_epoch_seed(self.settings.seed, epoch))
+        self.wrapped.train()
+        step = (epoch - 1) * self.train.steps_per_epoch
+        total, hits = _zero(self.train.device), _zero(self.train.device)
+        rates = self.schedule.at(step)
+        for done, (images, targets, weights) in enumerate(self.train.iterate(epoch), start=1):
+            rates = self.schedule.at(step)
+            rates = replace(rates, lr=rates.lr * scale)
+            set_rates(self.raw_optimizer, rates)
+            result = self.stepper.run(images, targets, weights)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average is not None:
+                self.average.update()
+            # Summed on the device: .item() here would make a GPU wait at every step.
+            total += result.loss
+            hits += result.hits
+            step += 1
+            self.reporter.step(epoch, done, result.loss / len(images))
+            if done % DIVERGENCE_CHECK_STEPS == 0 and not math.isfinite(total.item()):
+                break
+        count = self.train.num_images
+        return total.item() / count, hits.item() / count, rates.lr
+
+    def _judge(self, state: _State, record: EpochRecord, scores: Validation) -> _State:
+        """The state after an epoch: is it the best, does the rate fall, is it time to stop?"""
+        monitor = self.settings.monitor
+        value = scores.value(monitor)
+        diverged = not math.isfinite(record.loss) or not math.isfinite(record.val_loss)
+        if diverged and state.watch.best_epoch == 0:
+            raise ScanwiseError(_diverged(record))
+        if math.isnan(value) and not diverged:
+            raise ConfigError(
+                f"{monitor} can't be computed on this validation split: no class has both images "
+                "of it and of others. Use --monitor val_loss, or a larger validation split."
+            )
+        watch = state.watch.after(record.epoch, math.nan if diverged else value)
+        improved = watch.best_epoch == record.epoch
+        if improved:
+            self._remember_best()
+        reason = watch.stop_reason() or ""
+        if diverged:
+            reason = _diverged(record)
+        elif not reason and record.epoch == self.settings.epochs:
+            reason = f"all {self.settings.epochs} epochs done"
+        plateau = state.plateau
+        if self.settings.scheduler == "plateau":
+            plateau = plateau.after(improved)
+        return replace(
+            state,
+            epoch=record.epoch,
+            watch=watch,
+            plateau=plateau,
+            history=(*state.history, record),
+            micro_batch=self.stepper.micro_batch,
+            average_steps=0 if self.average is None else self.average.steps,
+            stop_reason=reason,
+        )
+
+    def _remember_best(self) -> None:
+        self.best = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in checkpoint.model_tensors(self.evaluated_model).items()
+        }
+
+    def _save(self, state: _State) -> None:
+        """Put the epoch on disk; see `checkpoint` for the order."""
+        if self.run_dir is None or self.folder is None:
+            return
+        tensors = checkpoint.model_tensors(self.model, "model/")
+        tensors |= checkpoint.optimizer_tensors(self.raw_optimizer, self.model.named_parameters())
+        if self.average is not None:
+            tensors |= checkpoint.model_tensors(self.average.model, "average/")
+        best_epoch = state.watch.best_epoch
+        if best_epoch == state.epoch:
+            next_best = self.folder / checkpoint.NEXT_BEST
+            checkpoint.save_tensors(next_best, self.best, {"epoch": best_epoch})
+        identity = {
+            "settings": _identity(self.settings, self.train),
+            "threads": torch.get_num_threads(),
+        }
+        checkpoint.save_tensors(self.folder / checkpoint.LAST, tensors, state.to_json() | identity)
+        checkpoint.settle_best(self.folder, best_epoch)
+        append_history(self.run_dir / "history.csv", state.history[-1])
+
+    def restore_best(self, state: _State) -> None:
+        """Load the weights of the best epoch into the model, and leave it in eval mode."""
+        checkpoint.load_model(self.model, self.best)
+        self.model.eval()
+
+
+def _identity(settings: LoopSettings, train: BatchStream) -> dict[str, Any]:
+    """What must not change between a training and its resumption."""
+    return settings.model_dump(exclude={"explain", "deterministic"}) | {
+        "train images": train.num_images,
+        "steps per epoch": train.steps_per_epoch,
+    }
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of torch's generator for one epoch, far from those of its neighbours."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _zero(device: torch.device) -> Tensor:
+    """A sum that starts at nothing; float64 where the device has it."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.zeros((), dtype=dtype, device=device)
+
+
+def _diverged(record: EpochRecord) -> str:
+    which = "training" if not math.isfinite(record.loss) else "validation"
+    value = record.loss if which == "training" else record.val_loss
+    return (
+        f"training diverged in epoch {record.epoch}: the {which} loss is {value} at a learning "
+        f"rate of {record.lr:.1e}; use a lower --lr"
+    )

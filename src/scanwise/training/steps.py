@@ -1,0 +1,234 @@
+"""One optimiser and one step of it; a step that runs out of memory is retried in smaller parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scanwise.core.errors import ScanwiseError
+from scanwise.core.types import Task
+from scanwise.training.device import (
+    LossFunction,
+    ModelCost,
+    free_cached_memory,
+    is_out_of_memory,
+)
+from scanwise.training.schedule import Rates
+from scanwise.training.settings import LoopSettings
+
+
+def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over the trainable parameters, fused where torch has it.
+
+    Weight decay acts on matrices and kernels only, in all three: on biases and normalisation scales
+    it costs accuracy and regularises nothing (He et al. 2019, arXiv:1812.01187, section 3.1).
+
+    Raises:
+        ScanwiseError: If nothing is trainable.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ScanwiseError(f"{type(model).__name__} has no trainable parameter.")
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {"lr": settings.lr}
+    makers: dict[str, Any] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+    }
+    if settings.optimizer == "sgd":
+        options["momentum"] = settings.momentum
+    make = makers[settings.optimizer]
+    try:
+        made: torch.optim.Optimizer = make(groups, fused=True, **options)
+    except RuntimeError:  # a device or dtype that has no fused kernel
+        made = make(groups, **options)
+    return made
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    """Give the optimiser its learning rate, and its momentum where the schedule moves it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates.lr
+        if rates.momentum is None:
+            continue
+        if "betas" in group:
+            group["betas"] = (rates.momentum, group["betas"][1])
+        elif group.get("momentum"):
+            group["momentum"] = rates.momentum
+
+
+def count_hits(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Right images of a batch; multi-label: summed shares of right labels at 0.5."""
+    if task == "multilabel":
+        return ((logits > 0) == (targets > 0.5)).float().mean(dim=1).sum()
+    return (logits.argmax(dim=1) == targets).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """Sums over the images of a step, left on the device."""
+
+    loss: Tensor
+    hits: Tensor
+
+
+class Stepper:
+    """Forward and backward passes of one batch, in parts of `micro_batch` images at most.
+
+    The gradient is that of the whole batch's mean loss, however many parts it takes; only BatchNorm
+    sees the parts. When memory runs out, the part is halved, BatchNorm's statistics and the random
+    state are put back, and the same batch is tried again.
+    """
+
+    def __init__(
+        self,
+        forward: nn.Module,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        backward: Callable[[Tensor], None],
+        task: Task,
+        cost: ModelCost,
+        micro_batch: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            forward: The model as wrapped for device and precision.
+            model: The model itself.
+            loss_fn: Loss per image.
+            backward: What to call instead of `loss.backward()`.
+            task: For counting hits.
+            cost: For the message when nothing fits.
+            micro_batch: Images a pass at most; None for the whole batch.
+            say: Where to announce a smaller part.
+        """
+        self._forward = forward
+        self._model = model
+        self._loss_fn = loss_fn
+        self._backward = backward
+        self._task = task
+        self._cost = cost
+        self.micro_batch = micro_batch
+        self._say = say
+        self._buffers = list(model.buffers())
+        self._saved = [buffer.clone() for buffer in self._buffers]
+
+    def run(self, images: Tensor, targets: Tensor, weights: Tensor | None) -> StepResult:
+        """Leave the batch's gradient in the parameters, whose gradients were None.
+
+        Raises:
+            ScanwiseError: If one image alone does not fit in memory.
+        """
+        random_state = self._save(images.device)
+        while True:
+            try:
+                return self._passes(images, targets, weights)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Out of the except block, so that the traceback no longer holds the activations.
+            self._restore(images.device, random_state)
+            self._halve(images, reason)
+
+    def _passes(self, images: Tensor, targets: Tensor, weights: Tensor | None) -> StepResult:
+        count = len(images)
+        if self.micro_batch is None or count <= self.micro_batch:
+            return self._pass(images, targets, weights, count)
+        parts = math.ceil(count / self.micro_batch)
+        results = [
+            self._pass(*part, count)
+            for part in zip(
+                images.tensor_split(parts),
+                targets.tensor_split(parts),
+                [None] * parts if weights is None else weights.tensor_split(parts),
+                strict=True,
+            )
+        ]
+        return StepResult(
+            torch.stack([result.loss for result in results]).sum(),
+            torch.stack([result.hits for result in results]).sum(),
+        )
+
+    def _pass(
+        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: int
+    ) -> StepResult:
+        logits = self._forward(images)
+        losses = self._loss_fn(logits, targets)
+        if weights is not None:
+            losses = losses * weights
+        loss = losses.sum()
+        self._backward(loss / count)
+        with torch.no_grad():
+            return StepResult(loss.detach(), count_hits(logits.detach(), targets, self._task))
+
+    def _save(self, device: torch.device) -> Tensor | None:
+        with torch.no_grad():
+            if self._buffers:
+                torch._foreach_copy_(self._saved, self._buffers)
+        return _random_state(device)
+
+    def _restore(self, device: torch.device, random_state: Tensor | None) -> None:
+        with torch.no_grad():
+            if self._buffers:
+                torch._foreach_copy_(self._buffers, self._saved)
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        if random_state is not None:
+            _set_random_state(device, random_state)
+        free_cached_memory(device)
+
+    def _halve(self, images: Tensor, reason: str) -> None:
+        size = min(self.micro_batch or len(images), len(images))
+        height, width = images.shape[-2:]
+        if size == 1:
+            raise ScanwiseError(
+                f"out of memory with one image of {height}x{width} px at a time "
+                f"({self._estimate()}): {reason}. Make the images smaller (--size), choose a "
+                "smaller --model, or free memory."
+            )
+        self.micro_batch = size // 2
+        self._say(
+            f"out of memory with {size} images of {height}x{width} px at a time; going on with "
+            f"{self.micro_batch} (gradients are accumulated, the batch stays {len(images)})"
+        )
+
+    def _estimate(self) -> str:
+        weights = self._cost.parameter_bytes * 4 / 2**20
+        image = self._cost.activation_bytes / 2**20
+        activations = "unknown" if math.isnan(image) else f"about {image:.0f} MiB"
+        return (
+            f"weights, gradients and optimiser need about {weights:.0f} MiB, each image's "
+            f"activations {activations}"
+        )
+
+
+def _random_state(device: torch.device) -> Tensor | None:
+    """State of the generator that dropout on `device` draws from."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        return torch.mps.get_rng_state()
+    return None
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    elif device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
