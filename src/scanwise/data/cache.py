@@ -121,9 +121,9 @@ def decode_files(paths: Sequence[Path], sample_ids: Sequence[str], options: Read
 
     estimate = len(paths) * height * width * 3 * 2  # RGB at 16 bits: more than most need
     try:
-        not_cached = _room_for(folder, estimate)
+        not_cached = room_for(folder, estimate)
         if not not_cached:
-            with _temporary(folder) as part:
+            with temporary_in(folder) as part:
                 result = _decode_all(decode, sample_ids, part)
                 _write_cache(folder / key, part, result)
             return _from_cache(folder / key, identities, reason)
@@ -389,7 +389,7 @@ def _conform(pixels: NDArray[Any], channels: int, dtype: np.dtype[Any]) -> NDArr
 # --- the file -----------------------------------------------------------------------------------
 
 
-def _room_for(folder: Path, num_bytes: int) -> str:
+def room_for(folder: Path, num_bytes: int) -> str:
     """Why the cache can't be used, or ''."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -399,7 +399,7 @@ def _room_for(folder: Path, num_bytes: int) -> str:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
+def temporary_in(folder: Path) -> Iterator[Path]:
     """A new file beside the cached ones, removed if it was not renamed; sweeps up old ones."""
     for old in folder.glob("*.part"):
         with contextlib.suppress(OSError):
