@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +42,53 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
+
+
+def disc_images(
+    n: int, rng: np.random.Generator, size: int = 16
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noisy grey images (n, size, size); class 1 has a bright disc somewhere."""
+    targets = np.arange(n) % 2
+    images = rng.normal(90, 25, (n, size, size))
+    rows, columns = np.mgrid[:size, :size]
+    for image, target in zip(images, targets, strict=True):
+        if target:
+            y, x = rng.uniform(4, size - 4, 2)
+            image[(rows - y) ** 2 + (columns - x) ** 2 < 9] += 110
+    return images.clip(0, 255).astype(np.uint8), targets.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real .npz in MedMNIST's layout: 240 train, 80 val and 80 test images."""
+    rng = np.random.default_rng(3)
+    arrays = {}
+    for name, n in (("train", 240), ("val", 80), ("test", 80)):
+        images, targets = disc_images(n, rng)
+        arrays[f"{name}_images"], arrays[f"{name}_labels"] = images, targets[:, None]
+    path = tmp_path_factory.mktemp("discs") / "discs.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="session")
+def disc_run(discs: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One finished run of the small network on the discs. Read it; never change it."""
+    import scanwise as sw
+
+    folder = tmp_path_factory.mktemp("runs") / "discs"
+    return sw.train(
+        discs, model="small_resnet:8", epochs=8, batch_size=32, seed=1, output=str(folder)
+    )
+
+
+@pytest.fixture
+def copied_run(disc_run, tmp_path: Path):
+    """A copy of the finished run that a test may change."""
+    import shutil
+
+    from scanwise import Run
+
+    target = tmp_path / "run"
+    shutil.copytree(disc_run.path, target)
+    return Run.open(target)

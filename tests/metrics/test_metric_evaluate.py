@@ -177,7 +177,9 @@ def test_the_ece_interval_contains_the_ece_of_a_calibrated_model() -> None:
     probabilities = rng.dirichlet(np.ones(3), size=300)
     targets = (rng.random((300, 1)) > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
     found = _evaluate(probabilities, targets)["ece"]
-    assert found["ci95"][0] < found["value"] < found["ci95"][1]
+    # Resamples add the same upward noise again; uncorrected, the estimate lies near the low end.
+    low, high = found["ci95"]
+    assert 0.2 < (found["value"] - low) / (high - low) < 0.8
 
 
 # Groups
@@ -199,6 +201,9 @@ def test_groups_widen_intervals_of_clustered_images_and_leave_values_alone() -> 
         assert grouped[name]["value"] == pytest.approx(plain[name]["value"]), name
         assert width(grouped, name) > 2 * width(plain, name), name
         assert width(grouped, name) == pytest.approx(width(single, name), rel=0.35), name
+    for name in ("sensitivity", "ppv"):
+        rows = grouped["per_class"][0], plain["per_class"][0]
+        assert width(rows[0], name) > 2 * width(rows[1], name), name
     assert grouped["num_groups"] == 40
     assert grouped["bootstrap"]["unit"] == "group"
 

@@ -94,8 +94,8 @@ def parse_demo(spec: str) -> DemoSpec:
     num_bytes = parsed.n * parsed.size**2 * 3
     if num_bytes > _MAX_BYTES:
         raise DataError(
-            f"n={parsed.n} pictures of size={parsed.size} take {num_bytes / 2**30:.1f} GiB; at this "
-            f"size use n={_MAX_BYTES // (parsed.size**2 * 3)} at most."
+            f"n={parsed.n} pictures of size={parsed.size} take {num_bytes / 2**30:.1f} GiB; at "
+            f"this size use n={_MAX_BYTES // (parsed.size**2 * 3)} at most."
         )
     return parsed
 
@@ -108,7 +108,7 @@ def _value(key: str, text: str) -> int | float:
         value = None
     if value is None or not least <= value <= most:
         what = "a whole number" if kind is int else "a number"
-        raise DataError(f"demo:cells wants {what} from {least:g} to {most:.10g}, got {key}={text}.")
+        raise DataError(f"demo:cells: {key}={text} is not {what} from {least:g} to {most:.10g}.")
     return value
 
 
@@ -227,7 +227,7 @@ def _over_slides(
 
 
 def _slide_names(asked: DemoSpec) -> list[str]:
-    """ "slide01" …: as many digits as the last one has, two at least."""
+    """Names slide01 and so on: as many digits as the last one has, two at least."""
     digits = max(2, len(str(asked.slides)))
     return [f"slide{i + 1:0{digits}}" for i in range(asked.slides)]
 
@@ -252,7 +252,7 @@ def _row_digits(asked: DemoSpec) -> int:
 def write_demo_folder(
     directory: Path, spec: str = "demo:cells", *, force: bool = False
 ) -> dict[str, int | str]:
-    """Write the demo as class folders of PNG files, the same pixels and labels as `load_demo` gives.
+    """Write the demo as class folders of PNG files, pixels and labels as `load_demo` gives them.
 
     File names begin with the slide (`round/slide03_0012.png`). The folder appears when it is
     complete, or not at all.

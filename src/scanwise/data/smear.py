@@ -113,7 +113,7 @@ def _make_slide(rng: np.random.Generator) -> dict[str, Any]:
     strength = rng.lognormal(0, 0.16)
 
     def stain(*density: float) -> NDArray[np.float64]:
-        return np.array(density) * strength * rng.lognormal(0, 0.09, 3)
+        return np.array(density) * strength * rng.lognormal(0, 0.07, 3)
 
     return {
         "nucleus": stain(0.72, 1.12, 0.42),
@@ -125,7 +125,7 @@ def _make_slide(rng: np.random.Generator) -> dict[str, Any]:
         "vignette": rng.uniform(0.0, 0.14),
         "crowding": rng.uniform(0.35, 0.9),
         "magnification": rng.choice([0.9, 1.0, 1.1]),
-        "blur_px": rng.uniform(0.35, 0.75),
+        "blur_px": rng.uniform(0.3, 0.7),
         "noise": rng.uniform(0.008, 0.022),
         "jpeg_quality": rng.choice([0, 95, 88, 80]),
     }
@@ -154,9 +154,9 @@ def _make_cells(
         "turn": between(0, 2 * np.pi),
         "stretch": between(1.0, 1.12),
         "lobes": _make_lobes(is_folded, is_granular, is_round, rng),
-        "bridge": between(0.03, 0.08),
+        "bridge": between(0.03, 0.06),
         "granules": by_kind(
-            between(0.0, 0.25), between(0.45, 1.0), between(0.0, 0.2), between(0.0, 0.42)
+            between(0.0, 0.25), between(0.5, 1.0), between(0.0, 0.2), between(0.0, 0.36)
         ),
         "blueness": by_kind(
             between(0.7, 1.3), between(0.6, 1.1), between(0.8, 1.5), between(0.6, 1.2)
@@ -198,12 +198,12 @@ def _make_lobes(
         whole, [between(0.28, 0.38), between(0.27, 0.37), between(0.48, 0.76)], between(0.22, 0.32)
     )
     arc = np.select(
-        whole, [between(0.40, 0.50), between(0.34, 0.48), between(0.05, 0.24)], between(0.36, 0.52)
+        whole, [between(0.40, 0.50), between(0.34, 0.48), between(0.05, 0.20)], between(0.36, 0.52)
     )
     step = np.select(
         whole,
-        [between(0.5, 0.95), radius / arc * between(1.6, 2.3), between(0.2, 0.7)],
-        radius / arc * between(1.8, 2.3),
+        [between(0.55, 0.95), radius / arc * between(1.6, 2.3), between(0.2, 0.7)],
+        radius / arc * between(1.9, 2.35),
     )
     place = np.arange(_MAX_LOBES) - (count[:, None] - 1) / 2
     angle = place * step[:, None] + rng.normal(0, 0.12, (n, _MAX_LOBES))

@@ -29,8 +29,8 @@ from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.core.files import sha256_file
 from scanwise.core.types import Task
 from scanwise.data.images import read_image
+from scanwise.metrics.calibration import apply_temperature
 from scanwise.models.build import build_model
-from scanwise.models.losses import probabilities as logits_to_probabilities
 from scanwise.prepare.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
@@ -269,7 +269,7 @@ class Bundle:
             chosen = (
                 name
                 for name, value in zip(self.class_names, probabilities, strict=True)
-                if value >= self.config.thresholds.get(name, 0.5)
+                if value > self.config.thresholds.get(name, 0.5)
             )
             return "|".join(chosen)
         return self.class_names[int(probabilities.argmax())]
@@ -291,15 +291,26 @@ def network_logits(
     return torch.cat(parts).numpy()
 
 
+def class_logits(
+    logits: NDArray[np.float32], task: Task, output_activation: str
+) -> NDArray[np.float64]:
+    """Logits float64 (n, k) whose softmax (multi-label: sigmoid) gives the probabilities.
+
+    Sigmoid outputs of exclusive classes become log-sigmoids: their softmax is each sigmoid divided by
+    the sum of all.
+    """
+    exact = logits.astype(np.float64)
+    if task != "multilabel" and output_activation == "sigmoid":
+        return -np.logaddexp(0.0, -exact)
+    return exact
+
+
 def calibrated_probabilities(
     logits: NDArray[np.float32], config: BundleConfig
 ) -> NDArray[np.float64]:
     """Probabilities float64 (n, k) from raw outputs: temperature, then softmax or sigmoid."""
-    scaled = torch.from_numpy(logits.astype(np.float64) / config.temperature)
-    result: NDArray[np.float64] = logits_to_probabilities(
-        scaled, config.task, config.output_activation
-    ).numpy()
-    return result
+    read = class_logits(logits, config.task, config.output_activation)
+    return apply_temperature(read, config.temperature, config.task)
 
 
 def find_bundle(path: Path) -> Path:

@@ -42,7 +42,7 @@ class Block(nn.Module):
         inner = F.relu(self.norm1(self.conv1(maps)), inplace=True)
         inner = self.attention(self.norm2(self.conv2(inner)))
         if self.shortcut is not None:
-            inner = inner + self.shortcut(maps)
+            inner += self.shortcut(maps)
         # Pooling before ReLU gives the same maps for a quarter of the work.
         pooled = F.max_pool2d(inner, 2, ceil_mode=True)
         dropped: Tensor = self.dropout(F.relu(pooled, inplace=True))

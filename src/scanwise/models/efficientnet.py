@@ -70,7 +70,8 @@ class InvertedBottleneck(nn.Module):
             keep = 1 - self.drop_path
             kept = torch.empty(len(maps), 1, 1, 1, device=maps.device).bernoulli_(keep)
             inner = inner * (kept / keep).to(inner.dtype)
-        return inner + maps
+        inner += maps
+        return inner
 
 
 def efficientnet_b0(request: ModelRequest) -> ConvNet:

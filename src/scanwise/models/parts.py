@@ -102,5 +102,6 @@ class SqueezeExcitation(nn.Module):
         self.expand = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        means = maps.mean((2, 3), keepdim=True)
+        # Not .mean(): its backward pass divides the full-size maps, this one the (b, c, 1, 1) sums.
+        means = maps.sum((2, 3), keepdim=True) * (1 / (maps.shape[2] * maps.shape[3]))
         return maps * torch.sigmoid(self.expand(self.activation(self.reduce(means))))

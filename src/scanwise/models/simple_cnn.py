@@ -36,11 +36,14 @@ def simple_cnn(request: ModelRequest) -> ConvNet:
         inputs = outputs
     body = nn.Sequential(OrderedDict(layers))
     init_convolutions(body)
-    grid = tuple(min(GRID, -(-side // 2**depth)) for side in request.size_px)
-    dense = nn.Linear(inputs * grid[0] * grid[1], DENSE_UNITS)
+    height, width = (-(-side // 2**depth) for side in request.size_px)
+    rows, columns = min(GRID, height), min(GRID, width)
+    dense = nn.Linear(inputs * rows * columns, DENSE_UNITS)
     nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
     nn.init.zeros_(dense.bias)
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d((grid[0], grid[1])), nn.Flatten(), dense, nn.ReLU())
+    fits = (rows, columns) == (height, width)
+    average = nn.Identity() if fits else nn.AdaptiveAvgPool2d((rows, columns))
+    pool = nn.Sequential(average, nn.Flatten(), dense, nn.ReLU())
     head = make_head(
         DENSE_UNITS,
         request.num_outputs,

@@ -136,10 +136,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.bundle_.predict(images).probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The most probable label of each image (n,); multi-label: 0/1 (n, k) at 0.5."""
+        """The most probable label of each image (n,); multi-label: 0/1 (n, k) above 0.5."""
         probabilities = self.predict_proba(X)
         if self.bundle_.config.task == "multilabel":
-            return (probabilities >= 0.5).astype(np.int64)
+            return (probabilities > 0.5).astype(np.int64)
         labels: NDArray[Any] = np.asarray(self.classes_)[probabilities.argmax(axis=1)]
         return labels
 

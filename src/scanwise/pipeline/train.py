@@ -193,3 +193,166 @@ def _describe(
     write_data_plots(dataset, split, run.path / "plots")
     run.write_settings(config, [decision.to_json() for decision in decisions])
     return split
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training made: the network with its best weights, and how it went."""
+
+    model: nn.Module
+    info: ModelInfo
+    prepared: Prepared
+    result: FitResult
+    precision: str
+    precision_reason: str
+    device: torch.device
+
+
+def fit_model(
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    *,
+    model: nn.Module | None,
+    device: torch.device,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    verbose: bool = True,
+) -> Trained:
+    """Prepare the data and train one network on one split; the test rows are never read.
+
+    `config` is resolved. With `run_dir`, history, log and checkpoints are written there.
+    """
+    torch.manual_seed(config.seed)
+    prepared = prepare(dataset, split, config, device)
+    channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
+    network = as_model(
+        model if model is not None else str(config.model),
+        num_outputs=dataset.num_classes,
+        channels=channels,
+        size_px=size_px,
+        dropout=config.dropout,
+        activation=config.activation,
+        head=config.head,
+    )
+    info = describe_model(None if model is not None else str(config.model), network, size_px)
+    loss = make_loss(
+        task=dataset.task,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing or 0.0,
+        focal_gamma=config.focal_gamma,
+        class_weights=_as_tensor(prepared.class_weights),
+        class_counts=prepared.train_counts.tolist(),
+        output_activation=config.output_activation,
+    ).to(device)
+    precision, why = pick_precision(
+        config.precision, device, network, loss, prepared.train
+    )
+    if verbose:
+        _announce(prepared, info, device, precision, why)
+    settings = LoopSettings.from_config(config, precision=precision)
+    result = fit(
+        network,
+        prepared.train,
+        prepared.val,
+        loss_fn=loss,
+        task=dataset.task,
+        settings=settings,
+        run_dir=run_dir,
+        resume=resume,
+        stream=sys.stderr if verbose else None,
+    )
+    return Trained(network, info, prepared, result, precision, why, device)
+
+
+def fit_bundle(
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    *,
+    model: nn.Module | None = None,
+    verbose: bool = False,
+) -> Bundle:
+    """Train and calibrate without a run folder; what `ImageClassifier.fit` does."""
+    device = pick_device(config.device)
+    trained = fit_model(config, dataset, split, model=model, device=device, verbose=verbose)
+    bundle, _ = make_bundle(trained, config, dataset, split)
+    return bundle
+
+
+def make_bundle(
+    trained: Trained, config: TrainConfig, dataset: Dataset, split: Split
+) -> tuple[Bundle, Calibration]:
+    """Wrap the network with its preprocessing, and fit the temperature on validation."""
+    untempered = BundleConfig(
+        architecture=trained.info.spec
+        if trained.info.notes != CUSTOM_NOTES
+        else f"custom:{trained.info.name}",
+        task=dataset.task,
+        class_names=dataset.class_names,
+        size_px=trained.prepared.preprocessing.size_px,
+        channels=trained.prepared.preprocessing.channels,
+        dropout=config.dropout,
+        activation=config.activation,
+        head=config.head,
+        output_activation=config.output_activation,
+        scanwise_version=__version__,
+        trained_on=dataset.provenance.source,
+        synthetic=dataset.provenance.synthetic,
+    )
+    bundle = Bundle(trained.model, trained.prepared.preprocessing, untempered)
+    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
+    logits = bundle.logits_of(pixels, device=str(trained.device))
+    calibration = calibrate(
+        class_logits(logits, dataset.task, config.output_activation),
+        dataset.targets[split.val],
+        dataset.task,
+    )
+    bundle.config = replace(untempered, temperature=calibration.temperature)
+    return bundle, calibration
+
+
+def _finish(
+    run: Run,
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    report: CheckReport,
+    trained: Trained,
+    started: float,
+) -> None:
+    """Calibrate, evaluate once, save the bundle, write the report."""
+    bundle, calibration = make_bundle(trained, config, dataset, split)
+    run.write("training.json", _training_facts(trained, config, time.monotonic() - started))
+    evaluate_run(run, config, dataset, split, report, bundle, calibration)
+    build_report(run.path)
+
+
+def _training_facts(trained: Trained, config: TrainConfig, seconds: float) -> dict[str, Any]:
+    """training.json: what was trained and how it ended."""
+    result, prepared = trained.result, trained.prepared
+    weights = prepared.class_weights
+    return {
+        "model": trained.info.spec,
+        "parameters": {
+            "total": trained.info.parameters_total,
+            "trainable": trained.info.parameters_trainable,
+        },
+        "best_epoch": result.best_epoch,
+        "best_value": result.best_value,
+        "monitor": config.monitor,
+        "epochs_run": result.epochs_run,
+        "stop_reason": result.stop_reason,
+        "seconds": result.seconds,
+        "seconds_in_all": seconds,
+        "device": str(trained.device),
+        "precision": trained.precision,
+        "precision_reason": trained.precision_reason,
+        "class_weights": None if weights is None else weights.tolist(),
+        "augmentation": prepared.augmentation.augmentation.describe(),
+        "augmentation_reason": prepared.augmentation.reason,
+        "num_synthetic": prepared.num_synthetic,
+        "preprocessing": prepared.preprocessing.to_json(),
+        "notes": [*trained.info.notes, *prepared.messages],
+        "findings": [finding.to_json() for finding in prepared.findings],
+    }

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from scanwise.core.config import TrainConfig
-from scanwise.core.types import Finding
+from scanwise.core.types import Finding, Interval
 from scanwise.report.diagnosis import Facts, as_interval
 
 MOST = 5
@@ -84,7 +84,7 @@ class Situation:
     parameters: int | None = None
     n_train: int | None = None
     benchmark: bool = False  # an official split, which its user can't change
-    checks: Mapping[str, Any] = field(default_factory=dict)
+    leaked_test_images: int = 0
 
     def has(self, *codes: str) -> Finding | None:
         """The first finding with one of these codes."""
@@ -191,8 +191,7 @@ def _batch_norm_option(model: str) -> Option:
 
 def repair_leak(situation: Situation) -> Recommendation | None:
     """A001: images shared by train and test make every score too good."""
-    leaks = (situation.checks.get("duplicates") or {}).get("leaks") or {}
-    shared = _count(leaks.get("train-test"))
+    shared = situation.leaked_test_images
     if not shared or situation.benchmark:
         return None
     return Recommendation(
@@ -410,7 +409,7 @@ def more_images(situation: Situation) -> Recommendation | None:
     )
 
 
-def _weakest_class(facts: Facts) -> tuple[str, Any, int, str] | None:
+def _weakest_class(facts: Facts) -> tuple[str, Interval, int, str] | None:
     """The lowest sensitivity, where under 100 images make its interval wider than 0.1."""
     for split in ("test", "val"):
         rows = per_class_rows(facts.splits.get(split) or {}, facts.class_names)
@@ -433,40 +432,22 @@ def _train_count(facts: Facts, name: str) -> int | None:
 
 def per_class_rows(
     result: Mapping[str, Any], class_names: Sequence[str]
-) -> list[tuple[str, Any, int]]:
+) -> list[tuple[str, Interval, int]]:
     """Name, sensitivity and number of images of each class in a split of metrics.json."""
-    rows = []
-    for index, (name, entry) in enumerate(per_class_entries(result, class_names)):
-        sensitivity = as_interval(entry.get("sensitivity", entry.get("recall")))
-        rows.append((name or class_names[index], sensitivity, int(entry.get("n") or 0)))
-    return rows
+    return [
+        (name, as_interval(entry.get("sensitivity")), int(entry.get("n") or 0))
+        for name, entry in per_class_entries(result, class_names)
+    ]
 
 
 def per_class_entries(
     result: Mapping[str, Any], class_names: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """The per_class part of a split, whether keyed by class name or a list in class order."""
-    given = result.get("per_class") or {}
-    if isinstance(given, Mapping):
-        return [(name, given[name]) for name in class_names if name in given]
-    names = (entry.get("name") or entry.get("class_name") for entry in given)
-    return [
-        (str(name) if name is not None else class_names[index], entry)
-        for index, (name, entry) in enumerate(zip(names, given, strict=True))
-    ]
-
-
-def _count(leak: Any) -> int:
-    """The number of a leak entry, however it is written down."""
-    if isinstance(leak, bool) or leak is None:
-        return 0
-    if isinstance(leak, int | float):
-        return int(leak)
-    if isinstance(leak, Mapping):
-        return int(
-            next((leak[key] for key in ("test_images", "images", "n", "count") if key in leak), 0)
-        )
-    return len(leak)
+    """Name and numbers of each class in a split of metrics.json, in class order."""
+    entries = result.get("per_class") or []
+    if len(entries) != len(class_names):
+        return []
+    return list(zip(class_names, entries, strict=True))
 
 
 RULES: tuple[Rule, ...] = (

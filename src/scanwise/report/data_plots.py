@@ -24,6 +24,7 @@ from scanwise.report.plots import (
     draw_tile,
     draw_title,
     plot_sample_grid,
+    to_display,
 )
 from scanwise.report.style import (
     MUTED,
@@ -155,7 +156,7 @@ def _chunks(
     step = max(1, CHUNK_BYTES // max(row_bytes, 1))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        yield part, dataset.images[part]
+        yield part, np.asarray(dataset.images[part])
 
 
 def _membership(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -168,7 +169,7 @@ def _membership(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
     if chunk.dtype == np.uint8:
-        return chunk.astype(np.int64)
+        return np.asarray(chunk, dtype=np.int64)
     scaled = (chunk.astype(np.float32) - low) * (BINS / (high - low))
     return np.clip(np.nan_to_num(scaled), 0, BINS - 1).astype(np.int64)
 
@@ -179,7 +180,7 @@ def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
 def _class_distribution(
     dataset: Dataset, split: Split | None, balanced: Mapping[str, Sequence[float]] | None
 ) -> tuple[Figure, str]:
-    counts = (
+    counts: dict[str, NDArray[np.int64]] = (
         {
             name: dataset.class_counts(split.rows(name))
             for name in SPLIT_NAMES
@@ -295,20 +296,6 @@ def _samples(dataset: Dataset, rows: NDArray[np.int64], words: str) -> tuple[Fig
     title = f"Samples of each class ({words} images)"
     alt = f"Up to {SAMPLES_PER_CLASS} {words} images of each of {len(classes)} classes: {', '.join(names[: len(classes)])}."
     return plot_sample_grid(images, captions, title=title, columns=SAMPLES_PER_CLASS), alt
-
-
-def to_display(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Images (m, h, w, c) of any depth as uint8 for looking at: each stretched to its 1-99 % range."""
-    if images.dtype == np.uint8:
-        return images
-    shown = np.zeros(images.shape, dtype=np.uint8)
-    for place, image in enumerate(images):
-        values = np.nan_to_num(image.astype(np.float32))
-        low, high = np.percentile(values, (1, 99))
-        shown[place] = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(
-            np.uint8
-        )
-    return shown
 
 
 @styled

@@ -24,6 +24,7 @@ JUMP = 0.20  # a validation loss 20 % above the epoch before counts as a jump
 SHIFT = 0.10  # classes whose shares differ by this in all between two splits
 LITTLE_LEFT = 0.05  # under 5 % error left, "still improving" is no longer worth a finding
 TOO_FEW = 30  # below this many images no score is conclusive
+_WORDS = {"test": "test", "val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)
@@ -270,15 +271,9 @@ def check_collapsed(facts: Facts) -> Diagnosis | None:
     name, result = _judged_split(facts)
     if result is None or result.get("skill") != "collapsed":
         return None
-    matrix = np.asarray(result.get("confusion_matrix") or [], dtype=np.int64)
-    said = ""
-    if matrix.ndim == 2 and matrix.sum():
-        top = int(matrix.sum(axis=0).argmax())
-        said = f": {matrix.sum(axis=0)[top] / matrix.sum():.1%} of {int(matrix.sum()):,} {name} images are called '{facts.class_names[top]}'"
-    evidence = f"collapsed{said}."
-    return _diagnosis(
-        "T009", "error", evidence, "Do not use this model; change rate, weights or network."
-    )
+    evidence = f"collapsed on {_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
+    advice = "Do not use this model; change learning rate, class weights or network."
+    return _diagnosis("T009", "error", evidence, advice)
 
 
 def check_no_skill(facts: Facts) -> Diagnosis | None:
@@ -286,10 +281,9 @@ def check_no_skill(facts: Facts) -> Diagnosis | None:
     name, result = _judged_split(facts)
     if result is None or result.get("skill") != "no_skill":
         return None
-    evidence = f"no skill shown on {name}: the model is not above the trivial baselines within its interval."
-    return _diagnosis(
-        "T010", "error", evidence, "Do not use this model; see the table of baselines."
-    )
+    reason = result.get("skill_reason") or "not above the trivial baselines"
+    evidence = f"no skill shown on {_WORDS[name]}: {reason}."
+    return _diagnosis("T010", "error", evidence, "Do not use this model as it is.")
 
 
 def check_split_shift(facts: Facts) -> Diagnosis | None:
@@ -328,14 +322,24 @@ def check_test_below_val(facts: Facts) -> Diagnosis | None:
 
 
 def check_too_few(facts: Facts) -> Diagnosis | None:
-    """T014: under 30 images in the judged split."""
+    """T014: under 30 images (or groups, where there are any) in the judged split."""
     name, result = _judged_split(facts)
-    if result is None or int(result.get("n") or 0) >= TOO_FEW:
+    if result is None or not _too_few(result):
         return None
-    evidence = f"too few to conclude: {name} has {result.get('n')} images, under {TOO_FEW}."
+    groups = result.get("num_groups")
+    units = f"{groups} groups in " if groups else ""
+    evidence = (
+        f"too few to conclude: {units}{result.get('n')} {_WORDS[name]} images; "
+        f"at least {TOO_FEW} independent ones are needed."
+    )
     return _diagnosis(
         "T014", "warning", evidence, "Get more test images before believing any score."
     )
+
+
+def _too_few(result: Mapping[str, Any]) -> bool:
+    given = result.get("too_few_to_conclude")
+    return bool(given) if given is not None else int(result.get("n") or 0) < TOO_FEW
 
 
 HISTORY_RULES: tuple[Rule, ...] = (
@@ -384,67 +388,63 @@ def verdict(facts: Facts) -> Verdict:
     """Say whether the model beats the trivial answers, with numbers, interval, n and split."""
     name, result = _judged_split(facts)
     if result is None:
-        return Verdict(
-            "unmeasured",
-            "Not measured",
-            "No split was evaluated, so nothing is known about this model.",
-        )
+        sentence = "No split was evaluated, so nothing is known about this model."
+        return Verdict("unmeasured", "Not measured", sentence)
     sentence = _score_sentence(facts, name, result)
     if name == "val":
         sentence += (
-            " The test split was not opened; the kept epoch was chosen on these very images."
+            " The test split was not opened, and the kept epoch was chosen on these very images:"
+            " expect less on new ones."
         )
     skill = str(result.get("skill", "ok"))
     if skill == "collapsed":
-        return Verdict("collapsed", "Collapsed: one answer for (nearly) all images", sentence, name)
+        return Verdict("collapsed", "Collapsed: one answer for nearly every image", sentence, name)
     if skill == "no_skill":
         return Verdict("no_skill", "No skill shown", sentence, name)
-    if int(result.get("n") or 0) < TOO_FEW:
+    if _too_few(result):
         return Verdict("too_few", "Too few images to conclude", sentence, name)
-    return Verdict("ok", "Better than trivial answers", sentence, name)
+    if result.get("accuracy_above_trivial") is False:
+        headline = "Better than chance, but not in plain accuracy"
+        return Verdict("ok", headline, sentence, name)
+    return Verdict("ok", "Better than every trivial answer", sentence, name)
 
 
 def _score_sentence(facts: Facts, name: str, result: Mapping[str, Any]) -> str:
-    words = {"test": "test", "val": "validation"}[name]
-    n = int(result.get("n") or 0)
-    parts = []
+    n, parts = int(result.get("n") or 0), []
     accuracy, baseline = as_interval(result.get("accuracy")), trivial_value(result, "accuracy")
     if accuracy.value is not None:
-        beside = (
-            f", where {trivial_words(facts, result)} scores {baseline:.3f}"
-            if baseline is not None
-            else ""
-        )
+        answer = trivial_words(facts.task, result)
+        beside = f" ({answer} scores {baseline:.3f})" if baseline is not None else ""
         kind = "exact-match accuracy" if facts.task == "multilabel" else "accuracy"
         parts.append(f"{kind} is {accuracy}{beside}")
     balanced = as_interval(result.get("balanced_accuracy"))
     chance = trivial_value(result, "balanced_accuracy")
-    if balanced.value is not None and chance is not None:
-        parts.append(f"balanced accuracy is {balanced} (trivial: {chance:.3f})")
+    if balanced.value is not None and chance is not None and facts.task != "multilabel":
+        parts.append(f"balanced accuracy {balanced} (chance {chance:.3f})")
     auroc = as_interval(result.get("auroc_macro"))
     if auroc.value is not None:
-        parts.append(f"AUROC (macro) is {auroc} (chance: 0.500)")
+        parts.append(f"macro AUROC {auroc} (chance 0.500)")
+    where = f"{n:,} {_WORDS[name]} image{'' if n == 1 else 's'}"
     if not parts:
-        return f"On {n:,} {words} images no score could be computed."
-    return f"On {n:,} {words} images {'; '.join(parts)}."
+        return f"On {where} no score could be computed."
+    return f"On {where}, {_joined(parts)}."
 
 
-def trivial_words(facts: Facts, result: Mapping[str, Any]) -> str:
-    """The strongest trivial answer in words: "always answering 'nv'"."""
-    if facts.task == "multilabel":
-        return "answering 'none' to every label"
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def trivial_words(task: str, result: Mapping[str, Any]) -> str:
+    """The trivial answer that scores best on accuracy, in words: "always saying 'nv'"."""
     trivial = result.get("trivial") or {}
-    majority = trivial.get("majority") or {}
-    label = (
-        majority.get("class_name") or majority.get("class")
-        if isinstance(majority, Mapping)
-        else None
-    )
-    if isinstance(label, int) and label < len(facts.class_names):
-        label = facts.class_names[label]
-    return (
-        f"always answering '{label}'" if label is not None else "always answering the largest class"
-    )
+    majority, negative = trivial.get("majority") or {}, trivial.get("all_negative") or {}
+    if task == "multilabel":
+        labels = majority.get("labels") or []
+        if labels and float(majority.get("accuracy") or 0) >= float(negative.get("accuracy") or 0):
+            return f"always saying '{', '.join(labels)}'"
+        return "saying 'none' to every image"
+    label = majority.get("class")
+    return f"always saying '{label}'" if label is not None else "always saying the largest class"
 
 
 def trivial_value(result: Mapping[str, Any], metric: str) -> float | None:
@@ -455,7 +455,13 @@ def trivial_value(result: Mapping[str, Any], metric: str) -> float | None:
         if isinstance(answer, Mapping)
         and (value := as_interval(answer.get(metric)).value) is not None
     ]
-    return max(values) if values else None
+    best = min if is_lower_better(metric) else max
+    return best(values) if values else None
+
+
+def is_lower_better(metric: str) -> bool:
+    """Errors, losses, ece and brier are better the lower they are; all else the higher."""
+    return metric.endswith(("_error", "_loss")) or metric in ("ece", "brier")
 
 
 def as_interval(cell: Any) -> Interval:

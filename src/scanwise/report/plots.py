@@ -192,7 +192,7 @@ def plot_confusion_matrix(
     draw_title(axes, "Confusion matrix", images_text(int(matrix.sum()), split), score)
     bar = figure.colorbar(shade, ax=axes, shrink=0.75, format=PercentFormatter(1))
     bar.set_label("share of the true class (row)")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -292,7 +292,7 @@ def _outcome_bars(
     places = np.arange(len(good))
     axes.barh(places, share, color=TRAIN, height=0.72, label=names[0])
     axes.barh(places, rest, left=share, color=WRONG, height=0.72, label=names[1])
-    for place in places:
+    for place in range(len(good)):
         text = f"{int(good[place]):,} / {int(total[place]):,}" if total[place] else "none"
         axes.text(1.02, place, text, va="center", fontsize=7, color=INK)
     axes.set_xlim(0, 1)
@@ -415,6 +415,7 @@ def plot_per_class(
     counts: Sequence[int],
     *,
     split: str = "test",
+    n: int | None = None,
     quantity: str = "Sensitivity",
 ) -> Figure:
     """Draw one value and its 95 % interval a class, lowest first, with the images behind it."""
@@ -433,12 +434,9 @@ def plot_per_class(
     axes.set(xlim=(-0.02, 1.02), ylim=(len(order) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{quantity.lower()} with 95 % interval")
-    total = (
-        images_text(sum(counts), split)
-        if not dropped
-        else f"the {MAX_CLASSES} lowest of {len(values)}"
-    )
-    draw_title(axes, f"{quantity} of each class", total)
+    where = images_text(n if n is not None else sum(counts), split)
+    shown = f"the {MAX_CLASSES} lowest of {len(values)}" if dropped else ""
+    draw_title(axes, f"{quantity} of each class", where, shown)
     return figure
 
 
@@ -468,6 +466,20 @@ def as_picture(image: NDArray[Any]) -> NDArray[Any]:
     if image.shape[2] < 3:
         return image[:, :, 0]
     return image[:, :, :3]
+
+
+def to_display(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images (m, h, w, c) of any depth as uint8 for looking at: each stretched to its 1-99 % range."""
+    if images.dtype == np.uint8:
+        return images
+    shown = np.zeros(images.shape, dtype=np.uint8)
+    for place, image in enumerate(images):
+        values = np.nan_to_num(image.astype(np.float32))
+        low, high = np.percentile(values, (1, 99))
+        shown[place] = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(
+            np.uint8
+        )
+    return shown
 
 
 @styled
@@ -517,26 +529,21 @@ def plot_predicted_vs_actual(
     probability: Sequence[float],
     correct: Sequence[bool],
     *,
-    split: str = "test",
+    title: str = "Predicted and actual class",
     columns: int = 6,
 ) -> Figure:
     """Draw images with the true class, what the model said and how sure it was.
 
     Right and wrong differ by mark (✓ ✗) and frame as well as by colour.
     """
+    answers = zip(
+        figure_names_each(actual), figure_names_each(predicted), probability, correct, strict=True
+    )
     captions = [
-        f"{'✓' if right else '✗'} {said} {share:.0%}\n" + (f"true: {true}" if not right else "")
-        for true, said, share, right in zip(
-            figure_names_each(actual),
-            figure_names_each(predicted),
-            probability,
-            correct,
-            strict=True,
-        )
+        f"✓ {said} {share:.0%}" if right else f"✗ {said} {share:.0%}\ntrue: {true}"
+        for true, said, share, right in answers
     ]
     frames = [RIGHT if right else WRONG for right in correct]
-    wrong = len(correct) - sum(correct)
-    title = f"Predicted and actual class: {len(correct)} {split} images, {wrong} of these wrong"
     figure: Figure = plot_sample_grid(images, captions, title=title, columns=columns, frames=frames)
     return figure
 

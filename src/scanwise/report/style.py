@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ def settings() -> Any:
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "axes.grid": True,
-        "axes.prop_cycle": mpl.cycler(color=SERIES),
+        "axes.prop_cycle": cycler(color=SERIES),
         "grid.color": GRID,
         "grid.linewidth": 0.7,
         "xtick.color": MUTED,

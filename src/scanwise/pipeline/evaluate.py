@@ -1,0 +1,191 @@
+"""From a trained bundle to predictions.csv, metrics.json and the gallery of mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scanwise.core.config import TrainConfig
+from scanwise.core.types import SPLIT_NAMES, Dataset, Split, SplitName
+from scanwise.data.checks import CheckReport
+from scanwise.data.duplicates import leaked_rows
+from scanwise.deploy.bundle import Bundle
+from scanwise.metrics.calibration import Calibration
+from scanwise.metrics.evaluate import (
+    calibration_document,
+    evaluate_predictions,
+    metrics_document,
+)
+from scanwise.metrics.medmnist import write_medmnist_csv
+from scanwise.metrics.predictions import Predictions, make_predictions, write_predictions
+from scanwise.pipeline.runs import Run, command_line
+from scanwise.report.gallery import write_gallery
+
+
+def evaluate_run(
+    run: Run,
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    report: CheckReport,
+    bundle: Bundle,
+    calibration: Calibration,
+    *,
+    device: str = "cpu",
+) -> None:
+    """Score validation and (unless --no-test) test once, and write what follows from the scores.
+
+    The look at test is in the ledger before the first test image is read.
+    """
+    names: list[SplitName] = ["val"]
+    if len(split.test) and not config.no_test:
+        looks = run.record_test_look()
+        run.log(f"test split opened: look number {looks}")
+        names.append("test")
+    predictions = predict_splits(bundle, dataset, split, names, device)
+    write_predictions(run.path / "predictions.csv", predictions)
+    metrics = _metrics(run, dataset, split, report, predictions, calibration)
+    run.write("metrics.json", metrics)
+    _write_medmnist_files(run, dataset, split, predictions, names)
+    bundle.metrics = metrics
+    bundle.model_card = model_card(bundle, metrics, dataset)
+    bundle.save_pretrained(run.bundle)
+    _write_gallery(run, dataset, split, predictions, names)
+
+
+def predict_splits(
+    bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
+) -> Predictions:
+    """Probabilities of the named splits, by the bundle itself; rows in input order."""
+    rows = np.sort(np.concatenate([split.rows(name) for name in names]))
+    of_row = {int(row): name for name in names for row in split.rows(name)}
+    probabilities = bundle.probabilities_of(
+        bundle.preprocessing.to_pixels(dataset.images[rows]), device=device
+    )
+    return make_predictions(
+        sample=tuple(dataset.sample_ids[row] for row in rows),
+        split=tuple(of_row[int(row)] for row in rows),
+        targets=dataset.targets[rows],
+        probabilities=probabilities,
+        class_names=dataset.class_names,
+        task=dataset.task,
+        groups=None if dataset.groups is None else tuple(dataset.groups[row] for row in rows),
+    )
+
+
+def _metrics(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    report: CheckReport,
+    predictions: Predictions,
+    calibration: Calibration,
+) -> dict[str, Any]:
+    """metrics.json: every number with its interval; the clean part of a leaky test beside it."""
+    baseline: dict[str, Any] = {
+        "train_counts": dataset.class_counts(split.train),
+        "train_images": len(split.train),
+    }
+    names = [name for name in SPLIT_NAMES if name in predictions.split]
+    parts = {name: evaluate_predictions(predictions, name, **baseline) for name in names}
+    leaked = [dataset.sample_ids[row] for row in leaked_rows(report.duplicates, split)["test"]]
+    clean = {}
+    if "test" in names and 0 < len(leaked) < len(split.test):
+        clean["test"] = evaluate_predictions(predictions, "test", excluded=leaked, **baseline)
+    facts = {
+        "name": dataset.name,
+        "source": dataset.provenance.source,
+        "n": len(dataset),
+        "task": dataset.task,
+        "class_names": list(dataset.class_names),
+        "synthetic": dataset.provenance.synthetic,
+        "benchmark": dataset.provenance.benchmark,
+    }
+    return metrics_document(
+        facts,
+        split.sha256,
+        parts,
+        clean_splits=clean or None,
+        calibration=calibration_document(calibration, predictions),
+        run=run.path.name,
+        command=command_line(),
+        leaky=report.leaky,
+        test_looks=len(run.test_looks()),
+    )
+
+
+def _write_medmnist_files(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    predictions: Predictions,
+    names: list[SplitName],
+) -> None:
+    """Files that MedMNIST's own evaluator reads, where the split is the official one."""
+    if dataset.provenance.benchmark is None or split.origin != "official":
+        return
+    for name in names:
+        part = predictions.of_split(name)
+        write_medmnist_csv(
+            run.path / "medmnist",
+            dataset.provenance.benchmark,
+            dataset.size_px[0],
+            name,
+            part.targets,
+            part.probabilities,
+            part.task,
+            run.path.name,
+        )
+
+
+def _write_gallery(
+    run: Run, dataset: Dataset, split: Split, predictions: Predictions, names: list[SplitName]
+) -> None:
+    shown = "test" if "test" in names else "val"
+    rows = {dataset.sample_ids[row]: row for row in split.rows(shown)}
+    part = predictions.of_split(shown)
+    order = np.array([rows[sample] for sample in part.sample], dtype=np.int64)
+    write_gallery(
+        run.path,
+        lambda chosen: dataset.images[order[chosen]],
+        part,
+        paths=None if dataset.paths is None else [dataset.paths[row] for row in order],
+    )
+
+
+def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str:
+    """MODEL_CARD.md: what the model is, what was measured, what it is not for."""
+    config = bundle.config
+    lines = [
+        f"# {config.architecture} on {dataset.name}",
+        "",
+        "**Research software, not a medical device. Not for clinical use.**",
+        "",
+        f"- Task: {config.task}; classes: {', '.join(config.class_names)}",
+        f"- Trained on: {config.trained_on} ({metrics['dataset']['n']:,} images in all splits)",
+        f"- Input: {config.size_px[0]}x{config.size_px[1]} px, {config.channels} channel(s)",
+        f"- Split: {metrics['split_sha256'] or 'not saved'}",
+    ]
+    if config.synthetic:
+        lines.append("- The images are synthetic; nothing here says anything about real ones.")
+    if dataset.provenance.licence:
+        lines.append(f"- Licence of the data: {dataset.provenance.licence}")
+    if metrics.get("leaky"):
+        lines.append("- The splits share images (leaky): the scores are too good.")
+    lines += ["", "| split | n | accuracy [95 %] | balanced accuracy [95 %] | AUROC [95 %] |"]
+    lines.append("|---|---|---|---|---|")
+    for name, part in metrics["splits"].items():
+        cells = [
+            _cell(part[key]) for key in ("accuracy", "balanced_accuracy", "auroc_macro")
+        ]
+        lines.append(f"| {name} | {part['n']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return f"not evaluable ({entry['reason']})"
+    low, high = entry.get("ci95") or (None, None)
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{entry['value']:.3f}{interval}"

@@ -1,0 +1,66 @@
+"""What the terminal shows at the end of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scanwise.core.types import Interval
+from scanwise.pipeline.runs import Run
+
+HEADLINES = (
+    ("accuracy", "accuracy"),
+    ("balanced accuracy", "balanced_accuracy"),
+    ("AUROC (macro)", "auroc_macro"),
+    ("F1 (macro)", "f1_macro"),
+    ("calibration error", "ece"),
+)
+
+
+def run_summary(run: Run) -> str:
+    """The headline numbers with n and interval, the trivial baselines, the verdict, the report."""
+    metrics = run.metrics
+    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    lines = ["", report["verdict"], ""]
+    for title, part in _parts(metrics):
+        lines.append(f"{title} (n = {part['n']:,}), with 95 % intervals")
+        for words, key in HEADLINES:
+            lines.append(f"  {words:<18} {_text(part[key])}")
+        lines.append(f"  {'trivial':<18} {_trivial(part['trivial'])}")
+    if "test" not in metrics["splits"]:
+        lines.append("test: not opened (scanwise evaluate RUN opens it)")
+    looks = len(run.test_looks())
+    lines.append(f"test looked at {looks} time{'' if looks == 1 else 's'}")
+    lines.append(f"report: {run.report}")
+    return "\n".join(lines)
+
+
+def run_summary_json(run: Run) -> dict[str, Any]:
+    """The same for machines: where things are, and metrics.json whole."""
+    return {
+        "run": str(run.path),
+        "report": str(run.report),
+        "bundle": str(run.bundle),
+        "metrics": run.metrics,
+    }
+
+
+def _parts(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    parts = [(name, part) for name, part in metrics["splits"].items()]
+    for name, part in metrics.get("clean_splits", {}).items():
+        parts.append((f"{name} without leaked images", part))
+    return parts
+
+
+def _text(entry: dict[str, Any]) -> str:
+    return str(Interval.from_json(entry))
+
+
+def _trivial(trivial: dict[str, Any]) -> str:
+    """Every trivial baseline's accuracy in one line."""
+    found = []
+    for name, values in trivial.items():
+        if isinstance(values, dict) and isinstance(values.get("accuracy"), int | float):
+            of_class = f" ('{values['class']}')" if "class" in values else ""
+            found.append(f"{name}{of_class} {values['accuracy']:.3f}")
+    return "accuracy of " + ", ".join(found) if found else "not measured"

@@ -1,0 +1,87 @@
+"""`scanwise verify-report RUN`: recompute every number from predictions.csv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scanwise.core.errors import RunError
+from scanwise.core.files import sha256_file
+from scanwise.metrics.predictions import read_predictions
+from scanwise.metrics.verify import Mismatch, verify_metrics
+from scanwise.pipeline.runs import Run
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every number that does not follow from predictions.csv."""
+
+    run: Path
+    mismatches: tuple[Mismatch, ...]
+    checked: int
+
+    def text(self) -> str:
+        if not self.mismatches:
+            return f"{self.run}: all {self.checked} numbers follow from predictions.csv."
+        lines = [f"{self.run}: {len(self.mismatches)} of {self.checked} numbers differ:"]
+        lines += [f"  {bad.where}: stated {bad.stated}, recomputed {bad.recomputed}" for bad in self.mismatches]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run),
+            "checked": self.checked,
+            "mismatches": [
+                {"where": bad.where, "stated": bad.stated, "recomputed": bad.recomputed}
+                for bad in self.mismatches
+            ],
+        }
+
+
+def verify_run(path: Path) -> Verification:
+    """Recompute metrics.json from predictions.csv and splits.csv, and report.json from metrics.json.
+
+    Raises:
+        RunError: If the run was never evaluated.
+    """
+    run = Run.open(path)
+    metrics = run.metrics
+    splits_csv = run.path / "splits.csv"
+    if not splits_csv.is_file():
+        raise RunError(f"{run.path} has no splits.csv; copy the whole run folder.")
+    predictions = read_predictions(run.path / "predictions.csv", splits_csv)
+    found = list(
+        verify_metrics(predictions, metrics, split_sha256=sha256_file(splits_csv))
+    )
+    stated = run.read_json("report.json", "`scanwise report RUN` writes it").get("metrics")
+    if stated != metrics:
+        found += _edited("report.json.metrics", stated, metrics)
+    return Verification(run.path, tuple(found), _count_numbers(metrics))
+
+
+def _edited(where: str, stated: Any, truth: Any) -> list[Mismatch]:
+    """Leaves of two JSON values that differ."""
+    if isinstance(stated, dict) and isinstance(truth, dict):
+        keys = [*truth, *(key for key in stated if key not in truth)]
+        return [
+            bad
+            for key in keys
+            for bad in _edited(f"{where}.{key}", stated.get(key), truth.get(key))
+        ]
+    if isinstance(stated, list) and isinstance(truth, list) and len(stated) == len(truth):
+        return [
+            bad
+            for index, pair in enumerate(zip(stated, truth, strict=True))
+            for bad in _edited(f"{where}.{index}", *pair)
+        ]
+    return [] if stated == truth else [Mismatch(where, stated, truth)]
+
+
+def _count_numbers(value: Any) -> int:
+    """Numbers in a JSON value."""
+    if isinstance(value, dict):
+        return sum(_count_numbers(part) for part in value.values())
+    if isinstance(value, list):
+        return sum(_count_numbers(part) for part in value)
+    return int(isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,0 +1,118 @@
+"""The report of a run, made from the files of its folder and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scanwise.core.files import write_json, write_text
+from scanwise.report.advice import Situation, options, recommend
+from scanwise.report.blocks import Picture
+from scanwise.report.content import Judgement, leak_count, report_page
+from scanwise.report.diagnosis import diagnose, verdict
+from scanwise.report.figures import CAPTIONS, draw_figures, existing_picture
+from scanwise.report.pages import render
+from scanwise.report.run_files import RunFiles, read_run
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the report lies."""
+
+    html: Path
+    markdown: Path
+    json: Path
+
+
+def build_report(run_dir: Path) -> ReportFiles:
+    """Write report.html, report.md, report.json and plots/ of a run, from its files.
+
+    What was not measured is said to be so. Each file is whole or absent; running it again gives the
+    same files.
+
+    Args:
+        run_dir: A run folder; only config.yaml must exist.
+
+    Raises:
+        RunError: If it is no run folder, or a file in it can't be read.
+    """
+    run = read_run(Path(run_dir))
+    judged = judge(run)
+    page = report_page(run, judged)
+    files = ReportFiles(run.path / "report.html", run.path / "report.md", run.path / "report.json")
+    write_json(files.json, report_json(run, judged))
+    write_text(files.markdown, render("page.md.j2", {"page": page}))
+    write_text(files.html, render("page.html.j2", {"page": page}))
+    return files
+
+
+def judge(run: RunFiles) -> Judgement:
+    """Diagnose, advise and draw."""
+    facts = run.facts()
+    diagnoses = diagnose(facts)
+    parameters = run.training.get("parameters") or {}
+    situation = Situation(
+        facts=facts,
+        findings=(*(d.finding for d in diagnoses), *run.data_findings()),
+        config=run.config,
+        plan=run.plan,
+        parameters=parameters.get("total") if isinstance(parameters, Mapping) else None,
+        n_train=((run.dataset.get("split") or {}).get("n") or {}).get("train"),
+        benchmark=(run.dataset.get("split") or {}).get("origin") == "official",
+        leaked_test_images=_leaked(run),
+    )
+    return Judgement(
+        verdict=verdict(facts),
+        diagnoses=diagnoses,
+        recommendations=recommend(situation),
+        options=options(situation),
+        pictures=_pictures(run, diagnoses),
+    )
+
+
+def _leaked(run: RunFiles) -> int:
+    leaks = (run.checks.get("duplicates") or {}).get("leaks") or {}
+    return leak_count(leaks.get("train-test"))
+
+
+def _pictures(run: RunFiles, diagnoses: Any) -> dict[str, Picture]:
+    found = {name: existing_picture(run.path, name) for name in CAPTIONS}
+    drawn = draw_figures(run, diagnoses)
+    return {name: picture for name, picture in found.items() if picture is not None} | drawn
+
+
+def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
+    """The report for programs: facts, numbers, findings, recommendations."""
+    findings = [*(d.finding for d in judged.diagnoses), *run.data_findings()]
+    return {
+        "schema": SCHEMA,
+        "run": run.name,
+        "command": run.looks[-1].get("command") if run.looks else None,
+        "split_sha256": run.split_sha256 or None,
+        "task": run.task,
+        "class_names": list(run.class_names),
+        "synthetic": bool(run.dataset.get("synthetic")),
+        "leaky": bool(run.metrics.get("leaky")),
+        "medical_device": False,
+        "test_looks": len(run.looks),
+        "verdict": judged.verdict.to_json(),
+        "training": dict(run.training) or None,
+        "metrics": dict(run.metrics) or None,
+        "findings": [finding.to_json() for finding in findings],
+        "recommendations": [step.to_json() for step in judged.recommendations],
+        "options": [option.to_json() for option in judged.options],
+        "files": _files(judged),
+    }
+
+
+def _files(judged: Judgement) -> dict[str, Any]:
+    figures = {
+        name: {"png": f"{p.path}.png", "svg": f"{p.path}.svg", "alt": p.alt}
+        for name, p in judged.pictures.items()
+    }
+    pages = asdict(ReportFiles(Path("report.html"), Path("report.md"), Path("report.json")))
+    return {**{name: str(path) for name, path in pages.items()}, "figures": figures}

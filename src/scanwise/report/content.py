@@ -1,0 +1,728 @@
+"""What the report says: the run's files turned into sections, in the order of the seed's report.
+
+Every number comes from metrics.json, history.csv, training.json or dataset.json; what is missing there
+is said to be missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scanwise.report.advice import Option, Recommendation, per_class_entries
+from scanwise.report.blocks import (
+    Banner,
+    Card,
+    Command,
+    FactList,
+    Findings,
+    Link,
+    Page,
+    Paragraph,
+    Picture,
+    Pictures,
+    Section,
+    Steps,
+    Table,
+    without_nothing,
+)
+from scanwise.report.diagnosis import (
+    Diagnosis,
+    Verdict,
+    as_interval,
+    is_lower_better,
+    trivial_value,
+    trivial_words,
+)
+from scanwise.report.history import History
+from scanwise.report.pages import NOT_A_DEVICE, count_text, interval_text, seconds_text
+from scanwise.report.plots import images_text
+from scanwise.report.run_files import RunFiles
+
+TITLE = "Medical Image Classification Training Report"
+NOT_MEASURED = "not measured"
+METRICS = {
+    "accuracy": "Accuracy",
+    "label_accuracy": "Accuracy by label",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision_macro": "Precision (macro)",
+    "recall_macro": "Recall, sensitivity (macro)",
+    "f1_macro": "F1 (macro)",
+    "auroc_macro": "AUC-ROC (macro)",
+    "auprc_macro": "AUC-PR (macro)",
+    "specificity_macro": "Specificity (macro)",
+    "precision_micro": "Precision (micro)",
+    "recall_micro": "Recall (micro)",
+    "f1_micro": "F1 (micro)",
+    "precision_weighted": "Precision (weighted)",
+    "recall_weighted": "Recall (weighted)",
+    "f1_weighted": "F1 (weighted)",
+    "auroc_micro": "AUC-ROC (micro)",
+    "auprc_micro": "AUC-PR (micro)",
+    "mcc": "Matthews correlation",
+    "kappa": "Cohen's kappa",
+    "kappa_quadratic": "Kappa, quadratic weights",
+    "mean_absolute_grade_error": "Mean error in grades ↓",
+    "ece": "Calibration error, ECE ↓",
+    "brier": "Brier score ↓",
+    "cross_entropy_loss": "Cross-entropy ↓",
+    "medmnist_auc": "AUC as MedMNIST computes it",
+    "medmnist_acc": "ACC as MedMNIST computes it",
+}
+PER_CLASS = {
+    "sensitivity": "Sensitivity (recall)",
+    "specificity": "Specificity",
+    "ppv": "Precision (PPV)",
+    "npv": "NPV",
+    "f1": "F1",
+    "auroc": "AUC-ROC",
+    "auprc": "AUC-PR",
+}
+SPLIT_TITLES = {"train": "Train", "val": "Validation", "test": "Test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What diagnosis and advice made of the run, and the figures that exist."""
+
+    verdict: Verdict
+    diagnoses: tuple[Diagnosis, ...]
+    recommendations: tuple[Recommendation, ...]
+    options: tuple[Option, ...]
+    pictures: Mapping[str, Picture]
+
+
+def report_page(run: RunFiles, judged: Judgement) -> Page:
+    """The whole report as blocks."""
+    level = {"ok": "ok", "no_skill": "bad", "collapsed": "bad"}.get(judged.verdict.level, "unsure")
+    return Page(
+        title=TITLE,
+        subtitle=run.name,
+        level=level,
+        headline=judged.verdict.headline,
+        sentence=judged.verdict.sentence,
+        banners=banners(run, judged.verdict),
+        cards=cards(run),
+        chips=chips(run),
+        sections=(
+            Section("Overview", overview(run, judged)),
+            Section("Training Performance", training(run, judged)),
+            Section("Evaluation", evaluation(run, judged)),
+            Section("Optimisation Recommendations", advice(judged)),
+            Section("Sample Outputs", samples(run, judged)),
+            Section("Conclusion", conclusion(run, judged)),
+            Section("Settings and provenance", provenance(run)),
+        ),
+    )
+
+
+# The first screen.
+
+
+def banners(run: RunFiles, verdict: Verdict) -> tuple[Banner, ...]:
+    """What must be seen before any number."""
+    found = []
+    if verdict.level == "collapsed":
+        found.append(Banner("stop", "COLLAPSED", _skill_reason(run) + " Do not use this model."))
+    if verdict.level == "no_skill":
+        found.append(Banner("stop", "NO SKILL", _skill_reason(run) + " Do not use this model."))
+    if run.metrics.get("leaky"):
+        found.append(Banner("warn", "LEAKY", _leak_text(run)))
+    if run.dataset.get("synthetic"):
+        text = "These images are computer-made. Nothing here says anything about real ones."
+        found.append(Banner("warn", "SYNTHETIC DATA", text))
+    if run.dataset.get("verified") is False:
+        text = "The file's hash is not the published one; its labels and pixels may differ."
+        found.append(Banner("warn", "UNVERIFIED DATA", text))
+    found.append(Banner("note", "RESEARCH USE", NOT_A_DEVICE))
+    return tuple(found)
+
+
+def _skill_reason(run: RunFiles) -> str:
+    result = run.splits.get("test") or run.splits.get("val") or {}
+    reason = str(result.get("skill_reason") or "not above the trivial baselines")
+    return reason[0].upper() + reason[1:] + "."
+
+
+def _leak_text(run: RunFiles) -> str:
+    duplicates = run.checks.get("duplicates") or {}
+    share = duplicates.get("test_share")
+    what = f" ({share:.1%} of test)" if isinstance(share, int | float) else ""
+    text = f"Splits share images{what}: scores on test are too good to be true for new images."
+    if run.clean_test:
+        text += " The score on the clean part of test stands beside each."
+    return text
+
+
+def cards(run: RunFiles) -> tuple[Card, ...]:
+    """Up to four headline numbers of the judged split."""
+    split = "test" if run.splits.get("test") else "val"
+    result = run.splits.get(split)
+    if not result:
+        return ()
+    answer = trivial_words(run.task, result)
+    names = {
+        "accuracy": ("Exact-match accuracy" if run.task == "multilabel" else "Accuracy", answer),
+        "balanced_accuracy": ("Balanced accuracy", "chance"),
+        "auroc_macro": ("AUC-ROC (macro)", "chance"),
+        "auprc_macro": ("AUC-PR (macro)", "prevalence"),
+        "f1_macro": ("F1 (macro)", answer),
+    }
+    if run.task == "multilabel":
+        chosen = ("auroc_macro", "auprc_macro", "f1_macro", "accuracy")
+    else:
+        chosen = ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro")
+    clean = run.clean_test if split == "test" else None
+    return tuple(
+        Card(
+            title=names[metric][0],
+            value=as_interval(result.get(metric)),
+            trivial=trivial_value(result, metric),
+            trivial_words=names[metric][1],
+            n=int(result.get("n") or 0),
+            split=SPLIT_TITLES[split].lower(),
+            clean=as_interval(clean.get(metric)) if clean else None,
+        )
+        for metric in chosen
+    )
+
+
+def chips(run: RunFiles) -> tuple[str, ...]:
+    """A few words each: what was trained on what, and how often test was looked at."""
+    words = [str(run.dataset.get("name") or "unknown data"), model_text(run)]
+    epochs = run.training.get("epochs_run")
+    words += [f"{epochs} epochs"] if epochs else []
+    seconds = run.training.get("seconds")
+    words += [f"trained in {seconds_text(float(seconds))}"] if seconds is not None else []
+    return (*words, looks_text(run))
+
+
+def looks_text(run: RunFiles) -> str:
+    """'test looked at 2 times', from the ledger."""
+    times = len(run.looks)
+    if not times:
+        return "test not opened"
+    return f"test looked at {times} time{'' if times == 1 else 's'}"
+
+
+def model_text(run: RunFiles) -> str:
+    """'small_resnet:32, 307,634 parameters'"""
+    model = str(run.training.get("model") or run.config.get("model") or "unknown model")
+    parameters = run.training.get("parameters") or {}
+    total = parameters.get("total") if isinstance(parameters, Mapping) else parameters
+    return f"{model}, {total:,} parameters" if total is not None else model
+
+
+# 1. Overview.
+
+
+def overview(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """What was trained on what, and what the checks found in the data."""
+    if not run.dataset:
+        return (Paragraph("Data: not available (the run has no dataset.json)."),)
+    pictures = _pictures(judged, "class_distribution", "samples")
+    return without_nothing(
+        [
+            FactList(_data_facts(run)),
+            _class_table(run),
+            pictures,
+            Paragraph("What the checks of the data found:"),
+            Findings(run.data_findings(), empty="The checks of the data found nothing to report."),
+        ]
+    )
+
+
+def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
+    data = run.dataset
+    items = [
+        ("Data", f"{data.get('name')} ({data.get('source') or 'source not recorded'})"),
+        ("Task", f"{run.task}, {len(run.class_names)} classes"),
+        ("Images", _images_fact(data)),
+        ("Split", _split_fact(run)),
+        ("Groups", _groups_fact(data)),
+        ("Leaks between splits", _leaks_fact(run)),
+        ("Test looked at", looks_text(run).removeprefix("test looked at ").removeprefix("test ")),
+        ("Model", model_text(run)),
+        ("Licence of the data", str(data.get("licence") or "not stated")),
+    ]
+    if data.get("citation"):
+        items.append(("Cite", str(data["citation"])))
+    return tuple(items)
+
+
+def _images_fact(data: Mapping[str, Any]) -> str:
+    image = data.get("image") or {}
+    size = (
+        f", {image['height']}×{image['width']} px, {image.get('channels')} channel"
+        f"{'' if image.get('channels') == 1 else 's'}, {image.get('dtype')}"
+        if image.get("height")
+        else ""
+    )
+    synthetic = "; synthetic, made by a computer" if data.get("synthetic") else ""
+    return f"{count_text(data.get('n'))}{size}{synthetic}"
+
+
+def _split_fact(run: RunFiles) -> str:
+    split = run.dataset.get("split") or {}
+    sizes = split.get("n") or {}
+    parts = [f"{name} {sizes[name]:,}" for name in ("train", "val", "test") if name in sizes]
+    seed = f", seed {split['seed']}" if split.get("seed") is not None else ""
+    sha = run.split_sha256[:12] or "not saved"
+    note = f". {split['note']}" if split.get("note") else ""
+    origin = split.get("origin") or "origin not recorded"
+    return f"{', '.join(parts) or 'sizes not recorded'} ({origin}{seed}; sha256 {sha}){note}"
+
+
+def _groups_fact(data: Mapping[str, Any]) -> str:
+    groups = data.get("groups")
+    if not groups:
+        return "none given: images of one patient or slide may lie in several splits"
+    shared = groups.get("shared")
+    number = shared if isinstance(shared, int) else len(shared or ())
+    return f"{number} groups shared between splits (checked; {count_text(groups.get('n'))} groups)"
+
+
+def _leaks_fact(run: RunFiles) -> str:
+    leaks = (run.checks.get("duplicates") or {}).get("leaks")
+    if leaks is None:
+        return "not checked"
+    parts = [f"{pair} {leak_count(leak):,}" for pair, leak in leaks.items() if leak_count(leak)]
+    return ", ".join(parts) + " images" if parts else "0 images shared between splits (checked)"
+
+
+def leak_count(leak: Any) -> int:
+    """The number of images in one entry of `leaks`: a number, a list, or an object with a count."""
+    if isinstance(leak, bool) or leak is None:
+        return 0
+    if isinstance(leak, int | float):
+        return int(leak)
+    if isinstance(leak, Mapping):
+        return next(
+            (leak_count(leak[k]) for k in ("images", "test_images", "n", "count") if k in leak), 0
+        )
+    return len(leak)
+
+
+def _class_table(run: RunFiles) -> Table | None:
+    counts = run.counts
+    if not counts.get("all"):
+        return None
+    splits = [name for name in ("train", "val", "test") if counts.get(name)]
+    total = sum(counts["all"]) if run.task != "multilabel" else int(run.dataset.get("n") or 0)
+    rows = []
+    for index, name in enumerate(run.dataset.get("class_names") or ()):
+        cells = [f"{counts[split][index]:,}" for split in splits]
+        share = counts["all"][index] / total if total else 0.0
+        rows.append((str(name), *cells, f"{counts['all'][index]:,}", f"{share:.1%}"))
+    ratio = run.dataset.get("imbalance_ratio")
+    note = f"Largest class over smallest: {ratio:.1f}." if isinstance(ratio, int | float) else ""
+    titles = [SPLIT_TITLES[split] for split in splits]
+    return Table(
+        "Images of each class",
+        ("Class", *titles, "All", "Share"),
+        tuple(rows),
+        note,
+        folded=len(rows) > 15,
+    )
+
+
+# 2. Training.
+
+
+def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """How training went: the seed's list of measures, the curves, the diagnosis."""
+    history = run.history
+    if history is None:
+        return (Paragraph("Training performance: not available (the run has no history.csv)."),)
+    findings = tuple(d.finding for d in judged.diagnoses)
+    return without_nothing(
+        [
+            FactList(_training_facts(run, history)),
+            _history_table(run, history),
+            _pictures(judged, "history"),
+            Paragraph("Diagnosis:"),
+            Findings(findings, empty="No rule fired."),
+            _weights_lines(run),
+            _pictures(judged, "augmentation"),
+        ]
+    )
+
+
+def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], ...]:
+    config, facts = run.config, run.training
+    lr = config.get("lr")
+    items = [
+        ("Epochs", _epochs_fact(run, history)),
+        ("Batch size", count_text(config.get("batch_size"))),
+        (
+            "Learning rate",
+            f"{float(lr):g}, schedule {config.get('scheduler') or 'none'}" if lr else NOT_MEASURED,
+        ),
+        (
+            "Optimiser",
+            f"{config.get('optimizer') or 'not recorded'}, weight decay {config.get('weight_decay')}",
+        ),
+        ("Augmentation", str(facts.get("augmentation") or config.get("augment") or "none")),
+        ("Stopped", str(facts.get("stop_reason") or "not recorded")),
+        ("Time", _time_fact(run, history)),
+    ]
+    items += [("Note", str(note)) for note in facts.get("notes") or ()]
+    return tuple(items)
+
+
+def _epochs_fact(run: RunFiles, history: History) -> str:
+    ran = run.training.get("epochs_run") or int(history.epoch[-1])
+    best, monitor = run.training.get("best_epoch"), run.training.get("monitor")
+    value = run.training.get("best_value")
+    kept = f"; kept epoch {best}" if best else ""
+    chosen = (
+        f" (best {monitor}" + (f" {float(value):.4f})" if value is not None else ")")
+        if best and monitor
+        else ""
+    )
+    return f"{ran} of {count_text(run.config.get('epochs'))}{kept}{chosen}"
+
+
+def _time_fact(run: RunFiles, history: History) -> str:
+    seconds = run.training.get("seconds")
+    total = float(seconds) if seconds is not None else float(history.seconds.sum())
+    if not math.isfinite(total):
+        return NOT_MEASURED
+    speed = history.images_per_s[1:] if len(history) > 1 else history.images_per_s
+    finite = speed[~(speed != speed)]
+    rate = (
+        f", {sorted(finite)[len(finite) // 2]:,.0f} images/s (median epoch)" if len(finite) else ""
+    )
+    device = f" on {run.training['device']}" if run.training.get("device") else ""
+    return f"{seconds_text(total)}{device}{rate}"
+
+
+def _history_table(run: RunFiles, history: History) -> Table:
+    best = run.training.get("best_epoch")
+    at = [0]
+    at += [row for row in range(len(history)) if best and history.epoch[row] == int(best)]
+    at.append(len(history) - 1)
+    at = sorted(set(at))
+    titles = [
+        f"Epoch {history.epoch[row]}"
+        + (" (kept)" if best and history.epoch[row] == int(best) else "")
+        + (" (final)" if row == len(history) - 1 else "")
+        for row in at
+    ]
+    series = {
+        "Training loss": history.loss,
+        "Validation loss": history.val_loss,
+        "Training accuracy": history.accuracy,
+        "Validation accuracy": history.val_accuracy,
+    }
+    rows = tuple(
+        (
+            name,
+            *(f"{values[row]:.4f}" if math.isfinite(values[row]) else NOT_MEASURED for row in at),
+        )
+        for name, values in series.items()
+    )
+    note = "From history.csv. Training values are means over an epoch, with augmentation and dropout on."
+    return Table("Loss and accuracy", ("", *titles), rows, note)
+
+
+def _weights_lines(run: RunFiles) -> Paragraph | None:
+    weights, train = run.training.get("class_weights"), run.counts.get("train")
+    if not weights or not train:
+        return None
+    parts = [
+        f"{name} {w:.2f} (n={n:,})"
+        for name, w, n in zip(run.class_names, weights, train, strict=False)
+    ]
+    return Paragraph(f"Class weights in the loss, from training counts: {', '.join(parts)}.")
+
+
+# 3. Evaluation.
+
+
+def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """The scores beside the trivial baselines, the figures, each class, calibration."""
+    if not run.splits:
+        return (Paragraph("Evaluation: not measured (the run has no metrics.json)."),)
+    split = "test" if run.splits.get("test") else "val"
+    blocks: list[Any] = []
+    if split == "val":
+        blocks.append(Paragraph("Test: not measured. The test split was not opened."))
+    blocks.append(metrics_table(run, split, run.splits[split]))
+    if run.clean_test:
+        title = "Test without images that also lie in train"
+        blocks.append(Paragraph(_clean_sentence(run)))
+        blocks.append(metrics_table(run, "test", run.clean_test, title=title, folded=True))
+    if split == "test" and run.splits.get("val"):
+        blocks.append(metrics_table(run, "val", run.splits["val"], folded=True))
+    blocks.append(
+        _pictures(judged, "confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
+    )
+    blocks.append(per_class_table(run, split, run.splits[split]))
+    blocks.append(Paragraph(calibration_text(run, split)))
+    return without_nothing(blocks)
+
+
+def metrics_table(
+    run: RunFiles, split: str, result: Mapping[str, Any], *, title: str = "", folded: bool = False
+) -> Table:
+    """Every overall metric of a split with its interval, and what trivial answers score."""
+    trivial = {
+        name: answer
+        for name, answer in (result.get("trivial") or {}).items()
+        if isinstance(answer, Mapping)
+    }
+    titles = {
+        "majority": _majority_title(run.task, trivial.get("majority") or {}),
+        "all_negative": "Always 'none'",
+        "prior": "By class frequency",
+    }
+    rows = []
+    for metric, words in METRICS.items():
+        if metric in result:
+            cells = [_trivial_cell(answer, metric) for answer in trivial.values()]
+            rows.append((words, interval_text(as_interval(result[metric])), *cells))
+    n = int(result.get("n") or 0)
+    columns = (f"{SPLIT_TITLES[split]}, n={n:,}", *(titles.get(name, name) for name in trivial))
+    caption = title or f"{SPLIT_TITLES[split]}: {images_text(n, split)}, 95 % intervals"
+    return Table(caption, ("", *columns), tuple(rows), _metrics_note(run, result), folded=folded)
+
+
+def _majority_title(task: str, answer: Mapping[str, Any]) -> str:
+    label = ", ".join(answer.get("labels") or ()) if task == "multilabel" else answer.get("class")
+    return f"Always '{label or 'none'}'"
+
+
+def _trivial_cell(answer: Mapping[str, Any], metric: str) -> str:
+    value = as_interval(answer.get(metric)).value
+    return f"{value:.3f}" if value is not None else "–"
+
+
+def _metrics_note(run: RunFiles, result: Mapping[str, Any]) -> str:
+    bootstrap = result.get("bootstrap") or {}
+    how = (
+        f"Wilson intervals for proportions, else {bootstrap['resamples']:,} bootstrap resamples by "
+        f"{bootstrap.get('unit')} (seed {bootstrap.get('seed')}). "
+        if bootstrap.get("resamples")
+        else ""
+    )
+    sha = f"split sha256 {run.split_sha256[:12]}" if run.split_sha256 else "split not saved"
+    return f"{how}↓: lower is better. Run {run.name}, {sha}; recompute with scanwise verify-report."
+
+
+def _clean_sentence(run: RunFiles) -> str:
+    clean, official = run.clean_test or {}, run.splits.get("test") or {}
+    parts = []
+    for name, result in (("all", official), ("the clean part", clean)):
+        n = int(result.get("n") or 0)
+        trivial = trivial_value(result, "accuracy")
+        beside = f", {trivial_words(run.task, result)} {trivial:.3f}" if trivial is not None else ""
+        parts.append(
+            f"on {name} (n={n:,}) {interval_text(as_interval(result.get('accuracy')))}{beside}"
+        )
+    return (
+        "Some test images also lie in train, exactly, nearly or by group. Accuracy "
+        f"{'; '.join(parts)}."
+    )
+
+
+def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Table | None:
+    """Each class against the rest, with intervals and n."""
+    entries = per_class_entries(result, run.class_names)
+    if not entries:
+        return None
+    rows = tuple(
+        (name, count_text(entry.get("n")), *(short_interval(entry.get(key)) for key in PER_CLASS))
+        for name, entry in entries
+    )
+    n = int(result.get("n") or 0)
+    return Table(
+        f"Each {'label' if run.task == 'multilabel' else 'class'} against the rest: {images_text(n, split)}",
+        ("Class", "n", *PER_CLASS.values()),
+        rows,
+        "95 % intervals in brackets; n is the number of images of the class.",
+        folded=len(rows) > 15,
+    )
+
+
+def short_interval(cell: Any) -> str:
+    """'0.776 [0.749, 0.801]', or the reason alone where there is no value."""
+    value = as_interval(cell)
+    if value.value is None:
+        return f"– ({value.reason})"
+    return str(value).split(" (")[0]
+
+
+def calibration_text(run: RunFiles, split: str) -> str:
+    """Temperature, and calibration error before and after it."""
+    given = run.metrics.get("calibration")
+    if not given:
+        return "Calibration: temperature scaling was not measured."
+    if not given.get("applied"):
+        return f"Calibration: probabilities are as the network gave them ({given.get('reason') or 'no reason recorded'})."
+    effects = [f"Calibration: temperature {float(given['temperature']):.3f}, fitted on validation"]
+    before, after = given.get("before") or {}, given.get("after") or {}
+    if "ece" in before and "ece" in after:
+        effects.append(f"ECE on validation {before['ece']:.3f} before, {after['ece']:.3f} after")
+    shown = ((given.get("splits") or {}).get(split) or {}) if split != "val" else {}
+    if shown.get("before") and shown.get("after"):
+        effects.append(
+            f"on {split} {shown['before']['ece']:.3f} before, {shown['after']['ece']:.3f} after"
+        )
+    return "; ".join(effects) + ". No decision changed by it."
+
+
+# 4. Recommendations.
+
+
+def advice(judged: Judgement) -> tuple[Any, ...]:
+    """What to try next, and what is on already."""
+    options = Table(
+        "Already on in this run",
+        ("Remedy", "On", "How"),
+        tuple((option.name, "yes" if option.on else "no", option.how) for option in judged.options),
+        "What is on is not recommended.",
+        words=True,
+    )
+    if not judged.recommendations:
+        return (Paragraph("No recommendation: no finding asks for a change."), options)
+    return (Steps(judged.recommendations), options)
+
+
+# 5. Samples.
+
+
+def samples(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """Predicted against actual on images, and the gallery of mistakes."""
+    blocks: list[Any] = [_pictures(judged, "samples_predicted", "mistakes")]
+    if blocks[0] is None:
+        blocks[0] = Paragraph("Sample images: not available.")
+    if (run.path / "errors" / "index.html").is_file():
+        blocks.append(Link("Gallery of mistakes, most confident first", "errors/index.html"))
+    if run.predictions is not None and run.splits:
+        blocks.append(Paragraph(_mistakes_sentence(run)))
+    return without_nothing(blocks)
+
+
+def _mistakes_sentence(run: RunFiles) -> str:
+    assert run.predictions is not None
+    split = "test" if run.splits.get("test") else "val"
+    rows = run.predictions.of_split(split)
+    wrong = rows.predicted != rows.targets
+    if run.task == "multilabel":
+        wrong = wrong.any(axis=1)
+    count = int(wrong.sum())
+    if not count:
+        return f"No mistake among {images_text(len(rows), split)}."
+    what = "with a label wrong" if run.task == "multilabel" else "classified wrongly"
+    return f"{count:,} of {images_text(len(rows), split)} {what} ({count / len(rows):.1%})."
+
+
+# 6. Conclusion.
+
+
+def conclusion(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """The verdict, what limits it, and the next step; each from the data above."""
+    verdict = judged.verdict
+    parts = [f"{verdict.headline}. {verdict.sentence}"]
+    troubles = [d.finding for d in judged.diagnoses if d.finding.severity != "info"]
+    troubles += [f for f in run.data_findings() if f.severity != "info"]
+    if troubles:
+        codes = ", ".join(dict.fromkeys(f.code for f in troubles))
+        parts.append(
+            f"{len(troubles)} finding{'s' if len(troubles) > 1 else ''} limit{'' if len(troubles) > 1 else 's'} what this shows ({codes})."
+        )
+    if run.splits.get("test"):
+        parts.append(
+            f"In this run, {looks_text(run)}; scores stay honest only while choices are made on validation."
+        )
+    blocks: list[Any] = [Paragraph(" ".join(parts))]
+    if judged.recommendations:
+        blocks.append(Paragraph(f"Next step: {judged.recommendations[0].title}."))
+        blocks.append(Command(judged.recommendations[0].command))
+    blocks.append(Paragraph(NOT_A_DEVICE))
+    return tuple(blocks)
+
+
+# Appendix.
+
+
+def provenance(run: RunFiles) -> tuple[Any, ...]:
+    """Every setting with its reason, the machine, the versions, the looks at test."""
+    plan = tuple(
+        (
+            str(row.get("setting")),
+            _value_text(row.get("value")),
+            str(row.get("source")),
+            str(row.get("reason")),
+        )
+        for row in run.plan
+    )
+    blocks: list[Any] = []
+    if plan:
+        blocks.append(
+            Table(
+                "Settings and why",
+                ("Setting", "Value", "Chosen by", "Reason"),
+                plan,
+                words=True,
+                folded=True,
+            )
+        )
+    else:
+        blocks.append(Paragraph("Plan: not available (the run has no plan.yaml)."))
+    steps = run.training.get("preprocessing")
+    if steps:
+        rows = tuple((key, _value_text(value)) for key, value in steps.items())
+        blocks.append(
+            Table(
+                "Preprocessing, fitted on train", ("Step", "Value"), rows, words=True, folded=True
+            )
+        )
+    environment = tuple(_flat(run.env))
+    if environment:
+        blocks.append(Table("Environment", ("What", "Value"), environment, words=True, folded=True))
+    looks = tuple(
+        (look.get("when", ""), look.get("command", ""), look.get("config_sha256", "")[:12])
+        for look in run.looks
+    )
+    if looks:
+        blocks.append(
+            Table(
+                "Looks at the test split",
+                ("When", "Command", "Config sha256"),
+                looks,
+                words=True,
+                folded=True,
+            )
+        )
+    return tuple(blocks)
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_value_text(part) for part in value)
+    return "none" if value is None else str(value)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (dotted name, value) rows."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        rows += (
+            _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, _value_text(value))]
+        )
+    return rows
+
+
+def _pictures(judged: Judgement, *names: str) -> Pictures | None:
+    items = tuple(judged.pictures[name] for name in names if name in judged.pictures)
+    return Pictures(items) if items else None
+
+
+__all__ = ["Judgement", "is_lower_better", "report_page"]
