@@ -122,8 +122,8 @@ def load_demo(spec: str = "demo:cells") -> Dataset:
         spec: See `parse_demo` and `DemoSpec`.
 
     Returns:
-        RGB images uint8 (n, size, size, 3) of the classes folded 17 %, granular 10 %, round 28 % and
-        segmented 45 % (before wrong labels), grouped by slide.
+        RGB images, uint8 (n, size, size, 3), grouped by slide, of the classes folded 17 %,
+        granular 10 %, round 28 % and segmented 45 % (before labels were made wrong).
 
     Raises:
         DataError: If the spec is wrong.
