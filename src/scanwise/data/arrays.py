@@ -83,24 +83,35 @@ def check_images(images: NDArray[Any], where: str) -> NDArray[Any]:
             f"{where}: images have shape {images.shape}, which looks like channels first; give "
             "(n, height, width, channels), say by images.transpose(0, 2, 3, 1)."
         )
-    return _known_depth(images, where)
+    images = known_depth(images, where)
+    _check_finite(images, where)
+    return images
 
 
-def _known_depth(images: NDArray[Any], where: str) -> NDArray[Any]:
-    if images.dtype in (np.uint8, np.uint16):
-        return images
+def known_depth(images: NDArray[Any], where: str) -> NDArray[Any]:
+    """The same values in uint8, uint16 or float32; bool becomes 0 and 255.
+
+    Raises:
+        DataError: If they are no real numbers.
+    """
+    if images.dtype.kind == "u" and images.dtype.itemsize <= 2:
+        return images.astype(images.dtype.newbyteorder("="), copy=False)
     if images.dtype == np.bool_:
         return images.astype(np.uint8) * np.uint8(255)
     if images.dtype.kind not in "iuf":
         raise DataError(f"{where}: images are of type {images.dtype}, which is no intensity.")
     with np.errstate(over="ignore"):
-        narrow = images.astype(np.float32, copy=False)
-    for start in range(0, len(narrow), _BLOCK):
-        finite = np.isfinite(narrow[start : start + _BLOCK]).all(axis=(1, 2, 3))
+        return images.astype(np.float32, copy=False)
+
+
+def _check_finite(images: NDArray[Any], where: str) -> None:
+    if images.dtype.kind != "f":
+        return
+    for start in range(0, len(images), _BLOCK):
+        finite = np.isfinite(images[start : start + _BLOCK]).all(axis=(1, 2, 3))
         if not finite.all():
             first = start + int(finite.argmin())
             raise DataError(f"{where}: image {first} has pixels that are NaN or infinite.")
-    return narrow
 
 
 def check_not_constant(images: NDArray[Any], where: str) -> None:

@@ -107,7 +107,7 @@ def decode_files(paths: Sequence[Path], sample_ids: Sequence[str], options: Read
     Raises:
         DataError: If none can be read, or the numbers of channels differ (other than 1 and 3).
     """
-    identities = _identify(paths)
+    identities = _identify([path.absolute() for path in paths])  # the index outlives this folder
     (height, width), reason = choose_size(
         [(i.height, i.width) for i in identities if i.height and i.width], options.size
     )

@@ -480,7 +480,7 @@ def plain_depth(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255), ()
-    if pixels.dtype in (np.uint8, np.uint16):
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), ()
     if pixels.dtype.kind not in "iuf":
         raise DataError(f"has pixels of type {pixels.dtype}, which is no intensity")

@@ -26,6 +26,7 @@ from scanwise.core.types import Dataset, Finding, Provenance, Task
 from scanwise.data.arrays import (
     check_images,
     check_not_constant,
+    known_depth,
     parse_targets,
     row_hashes,
     unlearnt_labels,
@@ -43,6 +44,7 @@ LARGE_BYTES = 256 << 20
 _BLOCK_BYTES = 16 << 20
 _SPLIT_KEYS = (("{}_images", "{}_labels"), ("X_{}", "y_{}"), ("x_{}", "y_{}"))
 _PLAIN_KEYS = (("X", "y"), ("x", "y"), ("images", "labels"), ("images", "targets"))
+_MAPPABLE = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, struct.error)
 
 
@@ -317,7 +319,7 @@ def _joined(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> NDArray
 def _mapped_in_place(path: Path, archive: zipfile.ZipFile, part: _Part) -> NDArray[Any] | None:
     """A map of an uncompressed member inside the file; None if it is compressed or transposed."""
     member = archive.getinfo(f"{part.images}.npy")
-    if member.compress_type != zipfile.ZIP_STORED or part.dtype.byteorder == ">":
+    if member.compress_type != zipfile.ZIP_STORED or part.dtype not in _MAPPABLE:
         return None
     with path.open("rb") as stream:
         # The local header repeats name and extra field with lengths of its own (APPNOTE 4.3.7).
@@ -340,8 +342,7 @@ def _mapped_copy(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> ND
     stem = cache_dir() / "npz" / _copy_key(path)
     target = stem.with_suffix(".npy")
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    stored = parts[0].dtype
-    dtype = stored if stored in (np.uint8, np.uint16) else np.dtype(np.float32)
+    dtype = known_depth(np.empty(0, parts[0].dtype), str(path)).dtype
     if not target.exists():
         why_not = room_for(target.parent, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         if why_not:
@@ -351,13 +352,14 @@ def _mapped_copy(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> ND
                 stream.write(npy_header(shape, dtype))
                 for part in parts:
                     for block in _blocks(path, archive, part):
-                        stream.write(np.ascontiguousarray(block.astype(dtype, copy=False)).data)
+                        pixels = known_depth(block, str(path))
+                        stream.write(np.ascontiguousarray(pixels).data)
             move_into_place(part_path, target)
-    mapped = np.load(target, mmap_mode="r", allow_pickle=False)
+    mapped: NDArray[Any] = np.load(target, mmap_mode="r", allow_pickle=False)
     if mapped.shape != shape:
         target.unlink()
         raise OSError("the copy in the cache was damaged; it was removed")
-    return np.asarray(mapped) if not isinstance(mapped, np.memmap) else mapped
+    return mapped
 
 
 def _copy_key(path: Path) -> str:
