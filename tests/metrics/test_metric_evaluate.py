@@ -179,7 +179,7 @@ def test_the_ece_interval_contains_the_ece_of_a_calibrated_model() -> None:
     found = _evaluate(probabilities, targets)["ece"]
     # Resamples add the same upward noise again; uncorrected, the estimate lies near the low end.
     low, high = found["ci95"]
-    assert 0.2 < (found["value"] - low) / (high - low) < 0.8
+    assert 0.35 < (found["value"] - low) / (high - low) < 0.65
 
 
 # Groups
