@@ -39,9 +39,9 @@ _RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "broken": (int, 0, 1000),
 }
 _BROKEN_REASONS = (
-    "truncated PNG file",
-    "empty file (0 bytes)",
-    "text in a file that is named .png",
+    "is truncated (the end of the PNG is missing)",
+    "is empty (0 bytes)",
+    "is a text file, not an image",
 )
 _README = """These pictures are synthetic: scanwise made them ({spec}).
 They show no real cells, come from no patient and mean nothing medically.
