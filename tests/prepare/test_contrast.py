@@ -12,8 +12,7 @@ from scanwise.prepare.contrast import Contrast, in_blocks, parse_contrast
 
 @pytest.fixture(scope="module")
 def grey() -> np.ndarray:
-    ramp = np.random.default_rng(3).integers(60, 140, (40, 28, 28, 1), dtype=np.uint8)
-    return ramp
+    return np.random.default_rng(3).integers(60, 140, (40, 28, 28, 1), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
