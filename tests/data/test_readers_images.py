@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import subprocess
@@ -280,7 +281,7 @@ def test_animations_are_refused_with_their_frame_count() -> None:
     frames = [Image.fromarray(np.roll(COLOR, 9 * i, 1)) for i in range(3)]
     for kind in ("GIF", "WEBP"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        with pytest.raises(DataError, match="animated .* with 3 frames"):
+        with pytest.raises(DataError, match=r"animated .* with 3 frames"):
             read_image(data)
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match="animated PNG"):
@@ -320,10 +321,8 @@ def test_hostile_bytes_end_in_a_data_error_or_a_picture(seed: int) -> None:
     data = bytearray(encoded(SMOOTH[:40, :40], kind))
     for _ in range(12):
         data[int(rng.integers(4, len(data)))] = int(rng.integers(256))
-    try:
+    with contextlib.suppress(DataError):
         assert read_image(bytes(data)).pixels.ndim == 3
-    except DataError as error:
-        assert str(error)
 
 
 def test_stderr_stays_clean_on_damaged_files(tmp_path: Path) -> None:

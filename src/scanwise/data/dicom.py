@@ -13,6 +13,8 @@ import io
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,6 @@ from scanwise.data.images import check_pixel_count, plain_depth
 
 PIP_LINE = 'pip install "scanwise[dicom]"'
 
-# pydicom's warnings quote values of the header, names of patients among them. catch_warnings is not
-# safe between threads, so one DICOM file is read at a time; parsing holds the interpreter anyway.
 _ONE_AT_A_TIME = threading.Lock()
 
 # Storage classes whose "pixels" are masks, doses or maps (DICOM PS3.4, B.5).
@@ -57,25 +57,32 @@ def read_dicom(data: bytes) -> tuple[NDArray[Any], tuple[str, ...], str | None]:
         DataError: The extra is missing, or the file is not one readable picture.
     """
     pydicom = _pydicom()
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = _parse(pydicom, data)
-        _refuse_other_objects(header)
-        stored = _stored_pixels(pydicom, header)
-        if stored.ndim == 3:
-            pixels, notes = plain_depth(stored)
-        elif _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-            pixels, notes = _through_palette(header, stored), ("palette expanded to RGB",)
-        else:
-            pixels, notes = _grey(header, stored)
-        return pixels, notes, _group(header)
+    with _in_silence():
+        try:
+            return _decode(pydicom, data)
+        except (DataError, MemoryError):
+            raise
+        except Exception:  # its text may quote the header, so it does not go into tracebacks either
+            raise DataError("is a damaged DICOM file") from None
+
+
+def _decode(pydicom: Any, data: bytes) -> tuple[NDArray[Any], tuple[str, ...], str | None]:
+    header = _parse(pydicom, data)
+    _refuse_other_objects(header)
+    stored = _stored_pixels(pydicom, header)
+    if stored.ndim == 3:
+        pixels, notes = plain_depth(stored)
+    elif _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        pixels, notes = _through_palette(header, stored), ("palette expanded to RGB",)
+    else:
+        pixels, notes = _grey(header, stored)
+    return pixels, notes, _group(header)
 
 
 def dicom_size(path: Path) -> tuple[int, int] | None:
     """Height and width in px from the header."""
     pydicom = _pydicom()
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _in_silence():
         header = pydicom.dcmread(
             path, force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
         )
@@ -86,11 +93,26 @@ def dicom_size(path: Path) -> tuple[int, int] | None:
 def _pydicom() -> Any:
     try:
         import pydicom
-    except ImportError as error:
-        raise DataError(f"is a DICOM file, which needs an extra: {PIP_LINE}") from error
-    # Silent unless the user has set up logging: its messages quote header values, too.
-    logging.getLogger("pydicom").addHandler(logging.NullHandler())
+    except ImportError:
+        raise DataError(f"is a DICOM file, which needs an extra: {PIP_LINE}") from None
     return pydicom
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """pydicom's warnings and log lines quote header values, names of patients among them.
+
+    Neither filter is safe between threads, so one DICOM file is read at a time; parsing holds the
+    interpreter anyway.
+    """
+    log = logging.getLogger("pydicom")
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, log.disabled = log.disabled, True
+        try:
+            yield
+        finally:
+            log.disabled = before
 
 
 def _parse(pydicom: Any, data: bytes) -> Any:
@@ -98,8 +120,8 @@ def _parse(pydicom: Any, data: bytes) -> Any:
     try:
         header = pydicom.dcmread(io.BytesIO(data), force=not marked)
         known = "SOPClassUID" in header or "Rows" in header
-    except Exception as error:
-        raise DataError("is a damaged DICOM file (its header can't be parsed)") from error
+    except Exception:
+        raise DataError("is a damaged DICOM file (its header can't be parsed)") from None
     if not known:
         raise DataError(
             "is a damaged DICOM file (no storage class or image size in its header"
@@ -139,8 +161,8 @@ def _number(header: Any, keyword: str, missing: int = 0) -> int:
     try:
         value = header.get(keyword, missing)
         return missing if value is None else int(value)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"is a damaged DICOM file ({keyword} is not a whole number)") from error
+    except (ValueError, TypeError):
+        raise DataError(f"is a damaged DICOM file ({keyword} is not a whole number)") from None
 
 
 def _class_name(uid: str) -> str:
@@ -158,8 +180,8 @@ def _stored_pixels(pydicom: Any, header: Any) -> NDArray[Any]:
         return np.asarray(header.pixel_array)
     except MemoryError:
         raise
-    except Exception as error:
-        raise DataError(_pixel_reason(pydicom, header, syntax)) from error
+    except Exception:
+        raise DataError(_pixel_reason(pydicom, header, syntax)) from None
 
 
 def _pixel_reason(pydicom: Any, header: Any, syntax: Any) -> str:
@@ -252,8 +274,10 @@ def _unwindowed(
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     if _number(header, "BitsStored") == 1:
         return plain_depth(stored.astype(np.bool_))
-    changed = values.dtype.kind == "f" and not np.array_equal(values, stored)
-    pixels, notes = plain_depth(values.astype(np.float32) if changed else stored)
+    changed = not np.array_equal(values, stored)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    pixels, notes = plain_depth(values if changed else stored)
     if changed:
         notes = ("DICOM without window: values after rescale kept",)
     return pixels, (notes or ("DICOM without window: stored values kept",))
@@ -285,8 +309,8 @@ def _floats(header: Any, keyword: str) -> list[float]:
             list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
         )
         return [float(item) for item in items]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"is a damaged DICOM file ({keyword} is not a number)") from error
+    except (ValueError, TypeError):
+        raise DataError(f"is a damaged DICOM file ({keyword} is not a number)") from None
 
 
 def _text(header: Any, keyword: str) -> str:

@@ -170,6 +170,8 @@ class _Reader:
             per_plane = stack.reshape(self.count, *record.shape)
             return _interpret(record, _samples_last(per_plane[number], record.axes))
         record = pages[number]
+        if isinstance(record, tifffile.TiffFrame):  # a page record without its tags
+            record = record.aspage()
         check_pixel_count(int(record.imagelength), int(record.imagewidth))
         if _needs_other_decoder(record):
             return self._elsewhere(number, record)
@@ -183,8 +185,6 @@ class _Reader:
             raise DataError(_damage(error)) from error
         except Exception as error:  # zlib, struct, tifffile's own
             raise DataError(_damage(error)) from error
-        if number == 0 and len(pages) == 1 and self.count > 1:
-            pixels = pixels.reshape(self.count, *record.shape)[0]
         return _interpret(record, _samples_last(pixels, record.axes))
 
     def _elsewhere(self, number: int, record: Any) -> tuple[NDArray[Any], Notes]:
