@@ -195,7 +195,14 @@ def _draw(
     rng = np.random.default_rng(seed)
     units = _units(dataset, rows, unit_of_row)
     split_of_row = share_out(units, tuple(wanted[name] for name in names), rng)[unit_of_row]
-    return {name: np.sort(rows[split_of_row == i]) for i, name in enumerate(names)}
+    parts = {name: np.sort(rows[split_of_row == i]) for i, name in enumerate(names)}
+    empty = [name for name in names if not len(parts[name])]
+    if empty:
+        raise SplitError(
+            f"{dataset.name}: no division of the {num_units} groups was found that has every class "
+            f"in train and leaves a group for {' and '.join(empty)}; more groups are needed."
+        )
+    return parts
 
 
 def _unit_of_row(dataset: Dataset, rows: _Rows) -> _Rows:

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 _Counts = NDArray[np.int64]
 _MAX_SWAP_CELLS = 400_000  # beyond that many numbers a round, shares are fair enough without swaps
 _MAX_SWAPS = 200
+_MAX_TRIED_UNITS = 10  # 3^10 ways to share 10 groups out
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
     """What is to be shared out; every unit goes to one split whole.
 
-    A column of `kinds` is a class, a label or the number of images: whatever each split should get
-    its share of.
+    A column of `kinds` is a class or a label, and the last one the number of images: whatever each
+    split should get its share of.
     """
 
     kinds: _Counts  # (t, c) how much of each column a unit of this kind carries
@@ -52,6 +53,7 @@ def share_out(units: Units, fractions: tuple[float, ...], rng: np.random.Generat
     for kind in _large_and_rare_first(units, rng):
         sharing.place(int(kind))
     sharing.fill_gaps()
+    sharing.try_all_if_gaps_stay()
     sharing.swap_while_it_helps()
     return _deal(units.kind_of_unit, sharing.placed, rng)
 
@@ -139,6 +141,29 @@ class _Sharing:
         harm = self._change(donors, -rows) + self._change(np.full(len(donors), split), rows)
         best = np.lexsort((harm, empties))[0]
         self._move(int(kinds[best]), int(donors[best]), split)
+
+    def try_all_if_gaps_stay(self) -> None:
+        """Where a handful of groups left a gap, look at every way to share them out.
+
+        Best is what has all columns in the first split, then no empty split, then the fewest gaps,
+        then the least distance.
+        """
+        gaps = (self.have == 0) & self.required
+        units = np.repeat(np.arange(len(self.kinds)), self.copies)
+        if not gaps.any() or len(units) > _MAX_TRIED_UNITS:
+            return
+        num_splits = len(self.fractions)
+        ways = np.indices((num_splits,) * len(units)).reshape(len(units), -1).T
+        have = np.stack(
+            [(ways == i).astype(np.int64) @ self.kinds[units] for i in range(num_splits)]
+        )
+        missing = ((have == 0) & self.required).sum(axis=2)
+        empty = (have[..., -1] == 0).sum(axis=0)
+        distance = ((have - self.want[:, None]) ** 2 * self.weight[:, None]).sum(axis=(0, 2))
+        best = ways[np.lexsort((distance, *missing[:0:-1], empty, missing[0]))[0]]
+        self.placed[:] = 0
+        np.add.at(self.placed, (units, best), 1)
+        self.have = self.placed.T @ self.kinds
 
     def swap_while_it_helps(self) -> None:
         """Move a unit or swap two as long as that brings the splits closer to their targets."""
