@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.files import write_json, write_yaml
-from scanwise.core.types import Dataset, Provenance, Split
-from scanwise.metrics.calibration import Calibration
+from scanwise.core.types import Dataset, Provenance, Split, Task
+from scanwise.metrics.calibration import Calibration, apply_temperature, calibrate
 from scanwise.metrics.evaluate import calibration_document, evaluate_predictions, metrics_document
 from scanwise.metrics.predictions import Predictions, make_predictions, write_predictions
 
@@ -37,7 +37,7 @@ class Simulated:
     n_val: int = 240
     n_test: int = 260
     skill: float = 2.2
-    task: str = "multiclass"
+    task: Task = "multiclass"
     synthetic: bool = True
     leaked: int = 0
     test: bool = True
@@ -83,28 +83,29 @@ def guide_history() -> list[dict[str, float]]:
     return [dict(zip(names, row, strict=True)) | {"lr": 1e-4, "seconds": 14} for row in GUIDE_ROWS]
 
 
-def simulate_predictions(what: Simulated) -> Predictions:
-    """Scores around the truth: more `skill`, less overlap."""
+def simulate_predictions(what: Simulated) -> tuple[Predictions, Calibration]:
+    """Scores around the truth (more `skill`, less overlap), calibrated on validation."""
     rng = np.random.default_rng(what.seed)
     k, n = len(what.class_names), what.n_val + what.n_test
     if what.task == "multilabel":
         targets = (rng.random((n, k)) < np.array(what.shares)).astype(np.int64)
         logits = what.skill * (2 * targets - 1) + rng.normal(0, 2, (n, k)) - 1.0
-        probabilities = 1 / (1 + np.exp(-logits))
     else:
         targets = rng.choice(k, n, p=np.array(what.shares) / sum(what.shares))
         logits = rng.normal(0, 1, (n, k)) + what.skill * np.eye(k)[targets]
-        logits = 1.3 * logits + (np.log(what.shares) if what.skill else 0)
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        logits = 3 * (logits + np.log(what.shares) / 2)  # over-confident
     names = tuple(f"{what.name}#{i}" for i in range(n))
     split = ("val",) * what.n_val + ("test",) * what.n_test
-    return make_predictions(names, split, targets, probabilities, what.class_names, what.task)
+    calibration = calibrate(logits[: what.n_val], targets[: what.n_val], what.task)
+    probabilities = apply_temperature(logits, calibration.temperature, what.task)
+    made = make_predictions(names, split, targets, probabilities, what.class_names, what.task)
+    return made, calibration
 
 
 def simulate_run(folder: Path, what: Simulated, rows: list[dict[str, float]] | None = None) -> Path:
     """Write every file of a finished run (but the ones that the report writes)."""
     folder.mkdir(parents=True, exist_ok=True)
-    predictions = simulate_predictions(what)
+    predictions, calibration = simulate_predictions(what)
     k = len(what.class_names)
     train = np.maximum((1200 * np.array(what.shares)).astype(int), 1)
     _write_settings(folder, what)
@@ -117,9 +118,6 @@ def simulate_run(folder: Path, what: Simulated, rows: list[dict[str, float]] | N
     if not what.test:
         del splits["test"]
         predictions = predictions.of_split("val")
-    calibration = Calibration(
-        1.3, True, "temperature 1.300 from validation", what.n_val, {"ece": 0.081}, {"ece": 0.034}
-    )
     document = metrics_document(
         {"name": what.name},
         "5f0c" * 16,

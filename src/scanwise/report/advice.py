@@ -289,7 +289,7 @@ def smaller_model(situation: Situation) -> Recommendation | None:
         "A006",
         f"Try a smaller network: {smaller}",
         f"{situation.parameters:,} parameters for {situation.n_train:,} training images "
-        f"({ratio:,.0f} each); {finding.evidence}",
+        f"({ratio:,.0f} each), and it overfits ({finding.code}).",
         situation.command(model=smaller),
         "Less to memorise with, and faster epochs.",
         urgency=4,

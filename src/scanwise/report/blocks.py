@@ -36,6 +36,7 @@ class Table:
     note: str = ""
     folded: bool = False
     words: bool = False  # columns hold words, not numbers: no right alignment
+    stacked: bool = False  # intervals stand below their values, for tables of many columns
     kind: str = "table"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scanwise.core.types import SPLIT_NAMES
 from scanwise.report.advice import Option, Recommendation, per_class_entries
 from scanwise.report.blocks import (
     Banner,
@@ -32,7 +33,6 @@ from scanwise.report.diagnosis import (
     Diagnosis,
     Verdict,
     as_interval,
-    is_lower_better,
     trivial_value,
     trivial_words,
 )
@@ -149,7 +149,7 @@ def _skill_reason(run: RunFiles) -> str:
 def _leak_text(run: RunFiles) -> str:
     duplicates = run.checks.get("duplicates") or {}
     share = duplicates.get("test_share")
-    what = f" ({share:.1%} of test)" if isinstance(share, int | float) else ""
+    what = f" ({100 * share:.1f} % of test)" if isinstance(share, int | float) else ""
     text = f"Splits share images{what}: scores on test are too good to be true for new images."
     if run.clean_test:
         text += " The score on the clean part of test stands beside each."
@@ -222,11 +222,11 @@ def overview(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """What was trained on what, and what the checks found in the data."""
     if not run.dataset:
         return (Paragraph("Data: not available (the run has no dataset.json)."),)
-    pictures = _pictures(judged, "class_distribution", "samples")
+    pictures = _pictures(judged, "class_distribution", "intensity_per_class", "samples")
     return without_nothing(
         [
             FactList(_data_facts(run)),
-            _class_table(run),
+            class_table(run.dataset),
             pictures,
             Paragraph("What the checks of the data found:"),
             Findings(run.data_findings(), empty="The checks of the data found nothing to report."),
@@ -235,16 +235,23 @@ def overview(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
 
 
 def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
-    data = run.dataset
+    looks = looks_text(run).removeprefix("test looked at ").removeprefix("test ")
+    return (
+        *data_facts(run.dataset, run.split_sha256),
+        ("Test looked at", looks),
+        ("Model", model_text(run)),
+    )
+
+
+def data_facts(data: Mapping[str, Any], split_sha256: str) -> tuple[tuple[str, str], ...]:
+    """What dataset.json says of the data and its split, as names and words."""
     items = [
         ("Data", f"{data.get('name')} ({data.get('source') or 'source not recorded'})"),
-        ("Task", f"{run.task}, {len(run.class_names)} classes"),
+        ("Task", f"{data.get('task')}, {len(data.get('class_names') or ())} classes"),
         ("Images", _images_fact(data)),
-        ("Split", _split_fact(run)),
+        ("Split", _split_fact(data.get("split") or {}, split_sha256)),
         ("Groups", _groups_fact(data)),
-        ("Leaks between splits", _leaks_fact(run)),
-        ("Test looked at", looks_text(run).removeprefix("test looked at ").removeprefix("test ")),
-        ("Model", model_text(run)),
+        ("Leaks between splits", _leaks_fact(data.get("checks") or {})),
         ("Licence of the data", str(data.get("licence") or "not stated")),
     ]
     if data.get("citation"):
@@ -254,9 +261,10 @@ def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
 
 def _images_fact(data: Mapping[str, Any]) -> str:
     image = data.get("image") or {}
+    channels = image.get("channels")
     size = (
-        f", {image['height']}×{image['width']} px, {image.get('channels')} channel"
-        f"{'' if image.get('channels') == 1 else 's'}, {image.get('dtype')}"
+        f", {image['height']}×{image['width']} px, {channels} channel"
+        f"{'' if channels == 1 else 's'}, {image.get('dtype')}"
         if image.get("height")
         else ""
     )
@@ -264,15 +272,14 @@ def _images_fact(data: Mapping[str, Any]) -> str:
     return f"{count_text(data.get('n'))}{size}{synthetic}"
 
 
-def _split_fact(run: RunFiles) -> str:
-    split = run.dataset.get("split") or {}
+def _split_fact(split: Mapping[str, Any], sha256: str) -> str:
     sizes = split.get("n") or {}
-    parts = [f"{name} {sizes[name]:,}" for name in ("train", "val", "test") if name in sizes]
+    parts = [f"{name} {sizes[name]:,}" for name in SPLIT_NAMES if name in sizes]
     seed = f", seed {split['seed']}" if split.get("seed") is not None else ""
-    sha = run.split_sha256[:12] or "not saved"
-    note = f". {split['note']}" if split.get("note") else ""
+    note = f". {str(split['note']).rstrip('.')}." if split.get("note") else ""
     origin = split.get("origin") or "origin not recorded"
-    return f"{', '.join(parts) or 'sizes not recorded'} ({origin}{seed}; sha256 {sha}){note}"
+    sha = f"sha256 {sha256[:12]}" if sha256 else "not saved"
+    return f"{', '.join(parts) or 'sizes not recorded'} ({origin}{seed}; {sha}){note}"
 
 
 def _groups_fact(data: Mapping[str, Any]) -> str:
@@ -284,8 +291,8 @@ def _groups_fact(data: Mapping[str, Any]) -> str:
     return f"{number} groups shared between splits (checked; {count_text(groups.get('n'))} groups)"
 
 
-def _leaks_fact(run: RunFiles) -> str:
-    leaks = (run.checks.get("duplicates") or {}).get("leaks")
+def _leaks_fact(checks: Mapping[str, Any]) -> str:
+    leaks = (checks.get("duplicates") or {}).get("leaks")
     if leaks is None:
         return "not checked"
     parts = [f"{pair} {leak_count(leak):,}" for pair, leak in leaks.items() if leak_count(leak)]
@@ -299,33 +306,27 @@ def leak_count(leak: Any) -> int:
     if isinstance(leak, int | float):
         return int(leak)
     if isinstance(leak, Mapping):
-        return next(
-            (leak_count(leak[k]) for k in ("images", "test_images", "n", "count") if k in leak), 0
-        )
+        keys = ("images", "test_images", "n", "count")
+        return next((leak_count(leak[key]) for key in keys if key in leak), 0)
     return len(leak)
 
 
-def _class_table(run: RunFiles) -> Table | None:
-    counts = run.counts
+def class_table(data: Mapping[str, Any]) -> Table | None:
+    """Images of each class by split; None where dataset.json has no counts."""
+    counts = data.get("counts") or {}
     if not counts.get("all"):
         return None
-    splits = [name for name in ("train", "val", "test") if counts.get(name)]
-    total = sum(counts["all"]) if run.task != "multilabel" else int(run.dataset.get("n") or 0)
+    splits = [name for name in SPLIT_NAMES if counts.get(name)]
+    total = int(data.get("n") or 0) or sum(counts["all"])
     rows = []
-    for index, name in enumerate(run.dataset.get("class_names") or ()):
+    for index, name in enumerate(data.get("class_names") or ()):
         cells = [f"{counts[split][index]:,}" for split in splits]
-        share = counts["all"][index] / total if total else 0.0
-        rows.append((str(name), *cells, f"{counts['all'][index]:,}", f"{share:.1%}"))
-    ratio = run.dataset.get("imbalance_ratio")
+        share = f"{counts['all'][index] / total:.1%}" if total else "–"
+        rows.append((str(name), *cells, f"{counts['all'][index]:,}", share))
+    ratio = data.get("imbalance_ratio")
     note = f"Largest class over smallest: {ratio:.1f}." if isinstance(ratio, int | float) else ""
-    titles = [SPLIT_TITLES[split] for split in splits]
-    return Table(
-        "Images of each class",
-        ("Class", *titles, "All", "Share"),
-        tuple(rows),
-        note,
-        folded=len(rows) > 15,
-    )
+    columns = ("Class", *(SPLIT_TITLES[split] for split in splits), "All", "Share of images")
+    return Table("Images of each class", columns, tuple(rows), note, folded=len(rows) > 15)
 
 
 # 2. Training.
@@ -544,6 +545,7 @@ def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Tab
         rows,
         "95 % intervals in brackets; n is the number of images of the class.",
         folded=len(rows) > 15,
+        stacked=True,
     )
 
 
@@ -723,6 +725,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _pictures(judged: Judgement, *names: str) -> Pictures | None:
     items = tuple(judged.pictures[name] for name in names if name in judged.pictures)
     return Pictures(items) if items else None
-
-
-__all__ = ["Judgement", "is_lower_better", "report_page"]

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from scanwise.core.files import write_json, write_text
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split
+from scanwise.report.check_page import Examples, all_findings, check_page
+from scanwise.report.pages import render
 from scanwise.report.plots import (
     MAX_CLASSES,
     as_picture,
@@ -402,6 +404,8 @@ def write_check_page(
     plots: Mapping[str, str],
     *,
     dataset: Dataset | None = None,
+    split: Split | None = None,
+    examples: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> Path:
     """Write check.html (self-contained), check.md and check.json: what was looked at and found.
 
@@ -410,16 +414,25 @@ def write_check_page(
         check_json: The findings, duplicates, quality and class table of the checks.
         dataset_json: The data set's fingerprint.
         plots: Alt text by figure name, as `write_data_plots` returns it.
-        dataset: For thumbnails of duplicates and outliers; None leaves them out.
+        dataset: Where thumbnails come from; needed for `examples`.
+        split: To say in which split each thumbnail lies.
+        examples: Groups of row numbers to show, by caption: {"Same image in train and test":
+            [[3, 907]], "Darkest": [[12], [80]]}.
 
     Returns:
         The path of check.html.
     """
-    from scanwise.report.check_page import check_context, render_check
-
-    context = check_context(directory, check_json, dataset_json, plots, dataset)
-    html, markdown = render_check(context)
-    write_json(directory / "check.json", {"schema": 1, **context["json"]})
-    write_text(directory / "check.md", markdown)
-    write_text(directory / "check.html", html)
+    shown = Examples(dataset, split, examples) if dataset is not None and examples else None
+    page = check_page(directory, check_json, dataset_json, plots, shown)
+    findings = all_findings(check_json, dataset_json)
+    document = {
+        "schema": 1,
+        "dataset": dataset_json.get("name"),
+        "verdict": page.headline,
+        **check_json,
+        "findings": [finding.to_json() for finding in findings],
+    }
+    write_json(directory / "check.json", document)
+    write_text(directory / "check.md", render("page.md.j2", {"page": page}))
+    write_text(directory / "check.html", render("page.html.j2", {"page": page}))
     return directory / "check.html"

@@ -102,8 +102,8 @@ def check_overfitting(facts: Facts) -> Diagnosis | None:
     epoch = int(history.epoch[best])
     kept = "; the weights kept are from before that" if _kept_early(facts, epoch) else ""
     evidence = (
-        f"overfitting: val_loss rose {rise:.0%} since epoch {epoch} ({lowest:.3f} to {last:.3f}) "
-        f"while train loss fell {fall:.0%} ({history.loss[best]:.3f} to {_tail_mean(history.loss):.3f}){kept}."
+        f"overfitting: val_loss rose {percent(rise)} since epoch {epoch} ({lowest:.3f} to {last:.3f}) "
+        f"while train loss fell {percent(fall)} ({history.loss[best]:.3f} to {_tail_mean(history.loss):.3f}){kept}."
     )
     advice = "Stronger augmentation, more dropout, a smaller network or fewer epochs."
     return _diagnosis("T001", "warning", evidence, advice, epoch=epoch, words="overfits from here")
@@ -121,7 +121,7 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
         return None
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (
-        f"underfitting: train loss fell only {max(fall, 0.0):.0%} ({first:.3f} to {last:.3f}) over epochs "
+        f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) over epochs "
         f"{_epochs(history)} and train accuracy is {accuracy:.3f}{beside}."
     )
     return _diagnosis(
@@ -148,7 +148,7 @@ def check_plateau(facts: Facts) -> Diagnosis | None:
     epoch = int(history.epoch[-window])
     evidence = (
         f"plateau: since epoch {epoch} train loss ({train[-1]:.3f}) and val_loss ({val[-1]:.3f}) moved "
-        f"by {moved:.1%} at most, at a constant learning rate of {rates[-1]:.1e}."
+        f"by {percent(moved, 1)} at most, at a constant learning rate of {rates[-1]:.1e}."
     )
     return _diagnosis(
         "T003", "info", evidence, "Lower the rate by a schedule.", epoch=epoch, words="plateau"
@@ -191,9 +191,9 @@ def check_noisy(facts: Facts) -> Diagnosis | None:
     worst = int(jumps[np.argmax(ratio[jumps])])
     epoch = int(history.epoch[skip + worst + 1])
     evidence = (
-        f"noisy: val_loss jumped by more than {JUMP:.0%} from one epoch to the next {len(jumps)} times in "
+        f"noisy: val_loss jumped by more than {percent(JUMP)} from one epoch to the next {len(jumps)} times in "
         f"{len(ratio)} (worst: {val[worst]:.3f} to {val[worst + 1]:.3f} in epoch {epoch}); train loss rose "
-        f"in {rises:.0%} of the epochs."
+        f"in {percent(rises)} of the epochs."
     )
     advice = "Lower the learning rate, enlarge the batch, or average the weights."
     return _diagnosis("T005", "warning", evidence, advice, epoch=epoch, words="largest jump")
@@ -213,7 +213,7 @@ def check_still_improving(facts: Facts) -> Diagnosis | None:
     if not (start > end and -_change(start, end) / max(epochs, 1) > 0.01):
         return None
     evidence = (
-        f"still improving: val_loss fell {-_change(start, end):.0%} over the last {epochs} epochs "
+        f"still improving: val_loss fell {percent(-_change(start, end))} over the last {epochs} epochs "
         f"({start:.3f} to {end:.3f}) and was lowest in the last one, {int(history.epoch[-1])}."
     )
     return _diagnosis("T006", "info", evidence, "Train for more epochs.")
@@ -296,8 +296,8 @@ def check_split_shift(facts: Facts) -> Diagnosis | None:
             distance, index, here, there = shift
             words = {"val": "validation", "train": "training"}[reference]
             evidence = (
-                f"test unlike {words}: class shares differ by {distance:.1%} in all; "
-                f"'{facts.class_names[index]}' is {there:.1%} of {words} and {here:.1%} of test."
+                f"test unlike {words}: class shares differ by {percent(distance, 1)} in all; "
+                f"'{facts.class_names[index]}' is {percent(there, 1)} of {words} and {percent(here, 1)} of test."
             )
             advice = "Read scores that depend on prevalence (accuracy, ppv) with this in mind."
             return _diagnosis("T012", "info", evidence, advice)
@@ -534,6 +534,11 @@ def _tail_mean(values: NDArray[np.float64], rows: int = 2) -> float:
 def _change(start: float, end: float) -> float:
     """Relative change from start to end; NaN from zero."""
     return float(end / start - 1) if start else float("nan")
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.183 as '18 %'."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def _moved(name: str, values: NDArray[np.float64]) -> str:

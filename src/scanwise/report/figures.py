@@ -183,8 +183,12 @@ def _curves(run: RunFiles, rows: Predictions, result: Any, split: str) -> list[P
         entry = entries.get(name) or {}
         if positive.all() or not positive.any():
             continue
-        roc.append(_roc(name, positive, rows.probabilities[:, index], as_interval(entry.get("auroc"))))
-        pr.append(_pr(name, positive, rows.probabilities[:, index], as_interval(entry.get("auprc"))))
+        roc.append(
+            _roc(name, positive, rows.probabilities[:, index], as_interval(entry.get("auroc")))
+        )
+        pr.append(
+            _pr(name, positive, rows.probabilities[:, index], as_interval(entry.get("auprc")))
+        )
     if not roc:
         return []
     macro_roc = as_interval(result.get("auroc_macro")) if len(roc) > 1 else None

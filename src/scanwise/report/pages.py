@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,6 +45,8 @@ def _environment(html: bool) -> Environment:
         percent=percent_text,
         position=position_text,
         slug=slug,
+        stack=stack_html,
+        unbroken=unbroken_html,
     )
     environment.globals.update(not_a_device=NOT_A_DEVICE)
     return environment
@@ -82,7 +84,24 @@ def count_text(value: object) -> str:
 
 
 def percent_text(value: float) -> str:
-    return f"{100 * value:.1f}%"
+    return f"{100 * value:.1f} %"
+
+
+def stack_html(cell: str) -> Markup:
+    """'0.776 [0.749, 0.801]' with its interval in an element of its own, to go below on phones."""
+    value, bracket, rest = cell.partition(" [")
+    if not bracket:
+        return escape(cell)
+    return Markup("{} <small>[{}</small>").format(value, rest)
+
+
+def unbroken_html(command: str) -> Markup:
+    """A command whose short words are never cut at a hyphen when the line wraps."""
+    words = [
+        Markup("<span>{}</span>").format(word) if len(word) < 40 else escape(word)
+        for word in command.split(" ")
+    ]
+    return Markup(" ").join(words)
 
 
 def slug(text: str) -> str:

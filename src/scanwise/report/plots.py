@@ -173,8 +173,7 @@ def plot_confusion_matrix(
     if len(class_names) > MAX_CLASSES:
         return plot_top_confusions(matrix, class_names, split=split)
     k = len(class_names)
-    side = min(max(3.4, 1.6 + 0.52 * k), 11.0)
-    figure = new_figure(side + 0.6, side)
+    figure = new_figure(min(max(4.8, 2.4 + 0.56 * k), 13), min(max(3.9, 1.7 + 0.52 * k), 12))
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shade = axes.imshow(shares, cmap=HEAT, norm=Normalize(0, 1), aspect="equal")
@@ -502,17 +501,18 @@ def plot_sample_grid(
     """
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
-    figure = new_figure(0.2 + 0.95 * columns, 0.5 + 1.28 * rows)
+    pitch = 1.38 if any("\n" in caption for caption in captions) else 1.22
+    figure = new_figure(max(0.1 + 0.95 * columns, 3.6), 0.4 + 0.93 * pitch * rows)
     axes = figure.subplots()
-    draw_blank(axes, columns, rows * 1.35)
+    draw_blank(axes, columns, rows * pitch)
     axes.set_title(one_line(title))
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
         frame = frames[place] if frames else None
-        draw_tile(axes, image, column, row * 1.35, frame)
+        draw_tile(axes, image, column, row * pitch, frame)
         axes.text(
             column + 0.5,
-            row * 1.35 + 0.99,
+            row * pitch + 0.99,
             caption,
             ha="center",
             va="top",

@@ -27,6 +27,7 @@ PAPER = "#fefefe"  # not pure white: inline_svg finds it by this code and makes 
 INK = "#1d2a35"
 MUTED = "#5b6873"
 GRID = "#dde3e8"
+LEGEND = "#fdfefd"  # behind legends, so that lines do not run through the words
 CELL_INK = "#0c1720"  # dark text on a light heat-map cell, in light and dark pages alike
 CELL_PAPER = "#fdfdfd"
 
@@ -101,7 +102,9 @@ def settings() -> Any:
         "xtick.major.size": 3,
         "ytick.major.size": 3,
         "legend.fontsize": 8,
-        "legend.frameon": False,
+        "legend.facecolor": LEGEND,
+        "legend.edgecolor": "none",
+        "legend.framealpha": 0.85,
         "lines.linewidth": 1.8,
         "lines.solid_capstyle": "round",
         "figure.facecolor": PAPER,
@@ -211,6 +214,7 @@ def read_alt(svg: str) -> str:
 
 CSS_COLOURS = {
     PAPER: "var(--fig-paper)",
+    LEGEND: "var(--fig-legend)",
     INK: "var(--fig-ink)",
     MUTED: "var(--fig-muted)",
     GRID: "var(--fig-grid)",
