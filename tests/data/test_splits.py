@@ -108,9 +108,9 @@ def test_a_random_split_gives_each_class_its_share(
     for name in SPLIT_NAMES:
         got = dataset.class_counts(split.rows(name))
         assert (got >= 1).all()
-        # One image of rounding, and up to one more where that brings the totals closer or where
-        # a class must give each split its one image.
-        assert (np.abs(got - wanted[name] * np.array(counts)) < 2).all()
+        # One image of rounding; two where classes must give each split its one image.
+        forced = min(counts) * min(val, test) < 1
+        assert (np.abs(got - wanted[name] * np.array(counts)) <= 1.05 + forced).all()
 
 
 def test_totals_are_close_too_and_the_note_says_them() -> None:
@@ -325,7 +325,7 @@ def test_an_image_without_a_group_is_refused_by_name() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n=st.integers(40, 400),
+    n=st.integers(100, 500),
     rates=st.lists(st.floats(0.02, 0.6), min_size=2, max_size=8),
     seed=st.integers(0, 1000),
 )

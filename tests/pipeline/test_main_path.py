@@ -251,9 +251,7 @@ def with_images(data: Dataset, images) -> Dataset:
 def fit_weights(config, data, split):
     import torch
 
-    trained = fit_model(
-        config, data, split, model=None, device=torch.device("cpu"), verbose=False
-    )
+    trained = fit_model(config, data, split, model=None, device=torch.device("cpu"), verbose=False)
     return trained.model.state_dict()
 
 

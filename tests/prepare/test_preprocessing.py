@@ -14,6 +14,7 @@ from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
 from scanwise.data.images import fit_to_square, read_image
 from scanwise.prepare.balance import class_weights, smote
+from scanwise.prepare.contrast import parse_contrast
 from scanwise.prepare.preprocessing import (
     FORMAT_VERSION,
     Intensity,
@@ -178,6 +179,16 @@ def test_normalise_has_the_same_bits_in_every_layout_and_batch():
     scale, shift = fitted.scale_shift()
     plain = images.numpy().astype(np.float32) * scale + shift
     np.testing.assert_array_equal(whole.permute(0, 2, 3, 1).numpy(), plain)
+
+
+@pytest.mark.parametrize("spec", ["clahe:clip=3,grid=4", "percentile:5,95"])
+def test_contrast_comes_before_mean_and_std(spec: str):
+    images = random_images("uint8", 3) // np.uint8(2)
+    fitted = fit_preprocessing(make_dataset(images), ROWS, contrast=spec)
+    pixels = fitted.to_pixels(images)
+    np.testing.assert_array_equal(pixels, parse_contrast(spec).apply(images))
+    assert not np.array_equal(pixels, images)
+    np.testing.assert_allclose(fitted.mean, pixels[ROWS].mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
 
 
 def test_normalise_in_inference_mode_does_not_spoil_training():

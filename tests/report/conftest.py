@@ -190,7 +190,9 @@ def _dataset_json(
     for name in ("val", "test"):
         here = np.asarray(predictions.split) == name
         targets = predictions.targets[here]
-        sums = targets.sum(axis=0) if what.task == "multilabel" else np.bincount(targets, minlength=k)
+        sums = (
+            targets.sum(axis=0) if what.task == "multilabel" else np.bincount(targets, minlength=k)
+        )
         counts[name] = sums.tolist()
     counts["all"] = np.sum([counts[name] for name in ("train", "val", "test")], axis=0).tolist()
     findings = [
@@ -282,7 +284,9 @@ def simulate_images(n: int, targets: NDArray[np.int64], size_px: int = 28) -> ND
         radius = size_px * (0.2 + 0.05 * (kind % 5)) + rng.normal(0, 0.5)
         inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
         tint = np.array([190, 90 + 25 * (kind % 5), 120])
-        image = np.where(inside[..., None], tint, [235, 225, 230]) + rng.normal(0, 9, (size_px, size_px, 3))
+        image = np.where(inside[..., None], tint, [235, 225, 230]) + rng.normal(
+            0, 9, (size_px, size_px, 3)
+        )
         images[i] = image.clip(0, 255).astype(np.uint8)
     return images
 

@@ -174,9 +174,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-def gather_settings(
-    data: str | None, flags: dict[str, Any], config: Path | None
-) -> TrainConfig:
+def gather_settings(data: str | None, flags: dict[str, Any], config: Path | None) -> TrainConfig:
     """Settings by precedence: flag > SCANWISE_* > YAML > (preset > default, in the plan)."""
     values = read_yaml_settings(config) if config is not None else {}
     values |= env_settings(os.environ)

@@ -99,6 +99,8 @@ class _Sharing:
         self.rarest_first = np.argsort(totals, kind="stable")
         # (s, c): the weight of a squared error.
         self.weight = 1 / (np.maximum(totals, 1) ** 2 * fractions[:, None])
+        # The number of images follows from the classes; it only decides how they are rounded.
+        self.weight[:, -1] *= 0.1
 
     def place(self, kind: int) -> None:
         """Share all copies of one kind out."""

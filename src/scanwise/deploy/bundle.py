@@ -1,12 +1,12 @@
 """A trained model with all it needs, in plain files: safetensors and JSON, never a pickle.
 
-    bundle/
-      model.safetensors   weights and buffers
-      config.json         architecture, task, id2label, temperature, thresholds
-      preprocess.json     the fitted preprocessing
-      metrics.json        what was measured
-      MODEL_CARD.md       what it is for, and what it is not
-      SHA256SUMS          hashes of the files above; checked at loading
+bundle/
+  model.safetensors   weights and buffers
+  config.json         architecture, task, id2label, temperature, thresholds
+  preprocess.json     the fitted preprocessing
+  metrics.json        what was measured
+  MODEL_CARD.md       what it is for, and what it is not
+  SHA256SUMS          hashes of the files above; checked at loading
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class Bundle:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as name:
             folder = Path(name) / "bundle"
             folder.mkdir()
-            state = {key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()}
+            state = {
+                key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()
+            }
             save_file(state, folder / "model.safetensors")
             for file, value in (
                 ("config.json", self.config.to_json()),

@@ -12,9 +12,11 @@ from scanwise.core.config import TrainConfig
 from scanwise.core.files import write_json
 from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport
+from scanwise.data.duplicates import split_of_row
 from scanwise.data.fingerprint import dataset_fingerprint
 from scanwise.data.splits import write_splits
 from scanwise.pipeline.runs import check_output_free
+from scanwise.pipeline.tables import class_table
 from scanwise.pipeline.train import find_trouble, load_data
 from scanwise.report.data_plots import write_check_page, write_data_plots
 
@@ -63,10 +65,32 @@ def _write(result: CheckResult, output: Path) -> None:
         facts = result.to_json()
         write_json(folder / "dataset.json", facts)
         plots = write_data_plots(result.dataset, result.split, folder)
-        write_check_page(folder, facts["checks"], facts, plots)
+        write_check_page(
+            folder,
+            facts["checks"],
+            facts,
+            plots,
+            dataset=result.dataset,
+            split=result.split,
+            examples=_examples(result),
+        )
         if output.exists():
             shutil.rmtree(output)
         folder.rename(output)
+
+
+def _examples(result: CheckResult) -> dict[str, list[list[int]]]:
+    """Rows to show as thumbnails: copies side by side, then the strangest images."""
+    where = split_of_row(result.split, len(result.dataset))
+    clusters = [rows.tolist() for rows in result.report.duplicates.clusters]
+    crossing = [rows for rows in clusters if len({int(where[row]) for row in rows}) > 1]
+    within = [rows for rows in clusters if rows not in crossing]
+    shown = {
+        "The same picture in two splits": crossing,
+        "Copies within a split": within,
+        "Unlike the rest of their class": [[each.row] for each in result.report.quality.outliers],
+    }
+    return {caption: groups for caption, groups in shown.items() if groups}
 
 
 def check_summary(result: CheckResult, output: Path | None) -> str:
@@ -91,20 +115,3 @@ def check_summary(result: CheckResult, output: Path | None) -> str:
     if output is not None:
         lines.append(f"page: {output / 'check.html'}")
     return "\n".join(lines)
-
-
-def class_table(dataset: Dataset, split: Split) -> str:
-    """Images of each class by split, as aligned text."""
-    rows = [("class", "train", "val", "test", "share")]
-    totals = dataset.class_counts()
-    columns = [dataset.class_counts(part) for part in (split.train, split.val, split.test)]
-    for index, name in enumerate(dataset.class_names):
-        counts = [f"{int(column[index]):,}" for column in columns]
-        rows.append((name, counts[0], counts[1], counts[2], f"{totals[index] / len(dataset):.1%}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join(
-        "  " + row[0].ljust(widths[0]) + "".join(
-            f"  {cell.rjust(width)}" for cell, width in zip(row[1:], widths[1:], strict=True)
-        )
-        for row in rows
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from scanwise.core.config import make_config
 from scanwise.core.errors import DataError
-from scanwise.core.types import Dataset, Split
+from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays
 from scanwise.data.splits import make_split
 from scanwise.deploy.bundle import Bundle
@@ -80,7 +81,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Train on images (n, h, w) or (n, h, w, c), uint8, uint16 or float.
 
         Args:
@@ -112,8 +113,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if own_module:
             settings["model"] = None
         config = make_config(settings)
-        made = make_split(dataset, seed=self.seed, val_fraction=self.val_fraction, test_fraction=0)
-        split = Split(made.train, made.val, made.test, made.origin, seed=self.seed)
+        # All rows are training rows; make_split draws the missing validation part out of them.
+        given = replace(dataset, given_split=np.full(len(dataset), "train"), split_origin="user")
+        split = make_split(given, seed=self.seed, val_fraction=self.val_fraction)
         resolved, _, _ = make_plan(config, data_facts(dataset, split))
         return fit_bundle(
             resolved,
@@ -123,7 +125,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             verbose=self.verbose,
         )
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k); columns follow `classes_`.
 
         Raises:
@@ -135,7 +137,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise DataError(f"images must be (n, h, w) or (n, h, w, c), got {images.shape}.")
         return self.bundle_.predict(images).probabilities
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable label of each image (n,); multi-label: 0/1 (n, k) above 0.5."""
         probabilities = self.predict_proba(X)
         if self.bundle_.config.task == "multilabel":

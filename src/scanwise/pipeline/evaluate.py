@@ -88,7 +88,9 @@ def _metrics(
         "train_images": len(split.train),
     }
     names = [name for name in SPLIT_NAMES if name in predictions.split]
-    parts = {name: evaluate_predictions(predictions, name, **baseline) for name in names}
+    parts: dict[str, dict[str, Any]] = {
+        name: evaluate_predictions(predictions, name, **baseline) for name in names
+    }
     leaked = [dataset.sample_ids[row] for row in leaked_rows(report.duplicates, split)["test"]]
     clean = {}
     if "test" in names and 0 < len(leaked) < len(split.test):
@@ -142,7 +144,7 @@ def _write_medmnist_files(
 def _write_gallery(
     run: Run, dataset: Dataset, split: Split, predictions: Predictions, names: list[SplitName]
 ) -> None:
-    shown = "test" if "test" in names else "val"
+    shown: SplitName = "test" if "test" in names else "val"
     rows = {dataset.sample_ids[row]: row for row in split.rows(shown)}
     part = predictions.of_split(shown)
     order = np.array([rows[sample] for sample in part.sample], dtype=np.int64)
@@ -176,9 +178,7 @@ def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str
     lines += ["", "| split | n | accuracy [95 %] | balanced accuracy [95 %] | AUROC [95 %] |"]
     lines.append("|---|---|---|---|---|")
     for name, part in metrics["splits"].items():
-        cells = [
-            _cell(part[key]) for key in ("accuracy", "balanced_accuracy", "auroc_macro")
-        ]
+        cells = [_cell(part[key]) for key in ("accuracy", "balanced_accuracy", "auroc_macro")]
         lines.append(f"| {name} | {part['n']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -84,7 +84,9 @@ def make_plan(
         value = getattr(resolved, setting)
         default = TrainConfig.model_fields[setting].default
         source = "default" if value == default else "you"
-        decisions.append(Decision(setting, value, source, "the default" if source != "you" else "given"))
+        decisions.append(
+            Decision(setting, value, source, "the default" if source != "you" else "given")
+        )
     _check_resolved(resolved)
     return resolved, tuple(decisions), line
 
@@ -208,12 +210,17 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
             epochs,
             f"about {IMAGES_SHOWN:,} images shown in all, at least 15 and at most 60 epochs",
         ),
-        "batch_size": (batch, f"{facts.n_train} training images: {facts.n_train // batch} steps an epoch"),
+        "batch_size": (
+            batch,
+            f"{facts.n_train} training images: {facts.n_train // batch} steps an epoch",
+        ),
         "lr": (lr, f"peak of the one-cycle schedule for {name}"),
         "dropout": (0.2, "before the last layer"),
         "augment": (
             "gentle" if name == "mlp" else "strong",
-            "pixels of an MLP must stay in place" if name == "mlp" else "trained from random weights",
+            "pixels of an MLP must stay in place"
+            if name == "mlp"
+            else "trained from random weights",
         ),
         "class_weights": ("none", "probabilities stay those of the data; see --class-weights"),
         "optimizer": ("adamw", "decoupled weight decay"),

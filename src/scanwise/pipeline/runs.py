@@ -67,7 +67,9 @@ def check_output_free(folder: Path, force: bool) -> None:
     if not force:
         raise RunError(f"{folder} exists; choose another --output, or --force to replace it.")
     if not any((folder / marker).exists() for marker in MARKERS):
-        raise RunError(f"{folder} is not a scanwise run; --force won't replace it. Name a new folder.")
+        raise RunError(
+            f"{folder} is not a scanwise run; --force won't replace it. Name a new folder."
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ class Run:
         Raises:
             RunError: If the run was never evaluated.
         """
-        return self.read_json("metrics.json", "it was not evaluated; `scanwise evaluate RUN` does it")
+        return self.read_json(
+            "metrics.json", "it was not evaluated; `scanwise evaluate RUN` does it"
+        )
 
     @property
     def dataset(self) -> dict[str, Any]:

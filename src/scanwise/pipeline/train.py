@@ -8,29 +8,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from scanwise import __version__
 from scanwise.core.config import TrainConfig
-from scanwise.core.errors import RunError, SplitError
+from scanwise.core.errors import SplitError
 from scanwise.core.runtime import environment
 from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
-from scanwise.data.fingerprint import dataset_fingerprint
+from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
 from scanwise.data.splits import make_split, read_splits, write_splits
-from scanwise.models.build import build_model, check_model_spec, describe_model
+from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
+from scanwise.metrics.calibration import Calibration, calibrate
+from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
+from scanwise.models.losses import loss_findings, make_loss
 from scanwise.pipeline.evaluate import evaluate_run
+from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
+from scanwise.prepare.augment import Preview, parse_augmentation
+from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
 from scanwise.report.data_plots import write_data_plots
-from scanwise.training.device import pick_device
+from scanwise.report.plots import plot_augmentation_sheet
+from scanwise.report.style import save_figure
+from scanwise.training.device import describe_device, pick_device
 from scanwise.training.loop import FitResult, fit
+from scanwise.training.settings import loop_settings
 
 
 def train(
@@ -50,13 +59,9 @@ def train(
         ScanwiseError: One of its kinds; nothing is written before the checks have passed.
     """
     started = time.monotonic()
-    say = _Messages()
-    if config.output:
-        check_output_free(Path(config.output), config.force)
-    if config.model and model is None:
-        check_model_spec(config.model)
+    say = Messages()
+    check_settings(config, own_model=model is not None)
     device = pick_device(config.device)
-
     dataset = data if data is not None else load_data(config)
     split, report = split_and_check(dataset, config)
     say.data(dataset, split, report)
@@ -65,50 +70,86 @@ def train(
 
     name = type(model).__name__ if model is not None else str(resolved.model)
     run = Run(new_run_dir(resolved, dataset.name, name))
-    split = _describe(run, resolved, decisions, dataset, split, report)
-    say.attach(run)
-
-    trained = _train(run, resolved, dataset, split, model, device, resume=False)
-    _finish(run, resolved, dataset, split, report, trained, started)
+    say.write_to(run)
+    split = describe(run, resolved, decisions, dataset, split, report, device)
+    trained = fit_model(resolved, dataset, split, model=model, device=device, run=run, say=say)
+    finish(run, resolved, dataset, split, report, trained, started)
     return run
+
+
+def check_settings(config: TrainConfig, *, own_model: bool) -> None:
+    """Refuse what can be seen to be wrong before any image is read.
+
+    Raises:
+        ScanwiseError: RunError, ModelError or ConfigError.
+    """
+    if config.output:
+        check_output_free(Path(config.output), config.force)
+    if config.model and not own_model:
+        check_model_spec(config.model, head=config.head, activation=config.activation)
+    if config.augment and config.augment != "auto":
+        parse_augmentation(config.augment)
+    parse_contrast(config.contrast)
 
 
 def resume(path: Path) -> Run:
     """Go on with an interrupted run from its last finished epoch, exactly as if it had not stopped.
 
     Raises:
-        RunError: If there is no run, or it was trained from Python on arrays.
+        RunError: If there is no run.
         SplitError: If the data changed since.
     """
     started = time.monotonic()
+    say = Messages()
     run = Run.open(path)
     config = run.config
     device = pick_device(config.device)
-    dataset = load_data(config)
-    split = read_splits(run.path / "splits.csv", dataset)
+    dataset, split = _reload(run, config)
     report = check_dataset(
         dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
     )
     report.raise_if_stopped()
-    _same_data(run, dataset, split)
-    trained = _train(run, config, dataset, split, None, device, resume=True)
-    _finish(run, config, dataset, split, report, trained, started)
+    say.write_to(run)
+    trained = fit_model(
+        config, dataset, split, model=None, device=device, run=run, say=say, resume=True
+    )
+    finish(run, config, dataset, split, report, trained, started)
     return run
 
 
 def reevaluate(path: Path) -> Run:
-    """Score validation and test again from the run's bundle; appends to the test ledger."""
+    """Score validation and test again with the run's bundle; the look goes into the test ledger."""
     run = Run.open(path)
-    config = run.config
-    dataset = load_data(config)
-    split = read_splits(run.path / "splits.csv", dataset)
-    _same_data(run, dataset, split)
-    report = check_dataset(
-        dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=True
-    )
-    evaluate_run(run, config.model_copy(update={"no_test": False}), dataset, split, report)
+    config = run.config.model_copy(update={"no_test": False})
+    dataset, split = _reload(run, config)
+    bundle = Bundle.from_pretrained(run.path)
+    calibration = _calibrate(bundle, dataset, split, "cpu")
+    report = check_dataset(dataset, split, skip_unreadable=True, accept_leak=True)
+    evaluate_run(run, config, dataset, split, report, bundle, calibration)
     build_report(run.path)
     return run
+
+
+def _reload(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
+    """The run's data and split, which must be what they were.
+
+    Raises:
+        SplitError: If an image is missing, new or changed.
+    """
+    dataset = load_data(config)
+    stated = run.dataset["split"]
+    split = replace(
+        read_splits(run.path / "splits.csv", dataset),
+        origin=stated["origin"],
+        seed=stated["seed"],
+        note=stated["note"],
+    )
+    if content_sha256(dataset) != run.dataset["content_sha256"]:
+        raise SplitError(
+            f"{config.data} changed since {run.path} was trained: the images are the same, their "
+            "order is not. Restore the data, or train anew."
+        )
+    return dataset, split
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -126,14 +167,22 @@ def load_data(config: TrainConfig) -> Dataset:
 
 
 def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Split, CheckReport]:
-    """Split the data (or take the split that came with it), then look for trouble.
-
-    Where the split is ours to make, near-duplicate images are kept in one split.
+    """`find_trouble`, which must not forbid training.
 
     Raises:
         SplitError: If no split is possible, or the given one does not fit.
         IntegrityError: If the user's own split leaks.
         DataError: If the data can't be used.
+    """
+    split, report = find_trouble(dataset, config)
+    report.raise_if_stopped()
+    return split, report
+
+
+def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Split, CheckReport]:
+    """Split the data (or take the split that came with it), then run every check.
+
+    Where the split is ours to make, near-duplicate images are kept in one split.
     """
     duplicates = find_duplicates(dataset.images, dataset.targets)
     if config.splits:
@@ -152,7 +201,6 @@ def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Split, Check
         accept_leak=config.accept_leak,
         duplicates=duplicates,
     )
-    report.raise_if_stopped()
     return split, report
 
 
@@ -175,17 +223,18 @@ def data_facts(dataset: Dataset, split: Split) -> DataFacts:
     )
 
 
-def _describe(
+def describe(
     run: Run,
     config: TrainConfig,
     decisions: tuple[Decision, ...],
     dataset: Dataset,
     split: Split,
     report: CheckReport,
+    device: torch.device,
 ) -> Split:
     """Write what is known before training: settings, plan, environment, splits, the data's facts."""
     split = write_splits(run.path / "splits.csv", dataset, split)
-    run.write("env.json", environment())
+    run.write("env.json", environment(describe_device(device)))
     facts = dataset_fingerprint(dataset, split)
     facts["notes"] = [note.to_json() for note in dataset.notes]
     facts["checks"] = report.to_json()
@@ -203,9 +252,12 @@ class Trained:
     info: ModelInfo
     prepared: Prepared
     result: FitResult
-    precision: str
-    precision_reason: str
     device: torch.device
+
+    @property
+    def own_model(self) -> bool:
+        """True for a user's module, which can't be rebuilt from a name."""
+        return self.info.spec == type(self.model).__name__
 
 
 def fit_model(
@@ -215,13 +267,14 @@ def fit_model(
     *,
     model: nn.Module | None,
     device: torch.device,
-    run_dir: Path | None = None,
+    run: Run | None = None,
+    say: Messages | None = None,
     resume: bool = False,
-    verbose: bool = True,
 ) -> Trained:
     """Prepare the data and train one network on one split; the test rows are never read.
 
-    `config` is resolved. With `run_dir`, history, log and checkpoints are written there.
+    `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
+    `say`, progress goes to stderr.
     """
     torch.manual_seed(config.seed)
     prepared = prepare(dataset, split, config, device)
@@ -244,25 +297,38 @@ def fit_model(
         class_weights=_as_tensor(prepared.class_weights),
         class_counts=prepared.train_counts.tolist(),
         output_activation=config.output_activation,
-    ).to(device)
-    precision, why = pick_precision(
-        config.precision, device, network, loss, prepared.train
     )
-    if verbose:
-        _announce(prepared, info, device, precision, why)
-    settings = LoopSettings.from_config(config, precision=precision)
+    if run is not None:
+        _write_augmentation_sheet(run, prepared.preview)
+    if say is not None:
+        say.training(prepared, info, describe_device(device))
     result = fit(
         network,
         prepared.train,
         prepared.val,
         loss_fn=loss,
         task=dataset.task,
-        settings=settings,
-        run_dir=run_dir,
+        settings=loop_settings(config, channels_last=prepared.train.channels_last),
+        run_dir=None if run is None else run.path,
         resume=resume,
-        stream=sys.stderr if verbose else None,
+        stream=sys.stderr if say is not None else None,
     )
-    return Trained(network, info, prepared, result, precision, why, device)
+    return Trained(network, info, prepared, result, device)
+
+
+def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
+    """plots/augmentation: originals above what training makes of them."""
+    figure = plot_augmentation_sheet(
+        preview.originals,
+        preview.augmented.swapaxes(0, 1),
+        preview.enhanced,
+        note=preview.caption,
+    )
+    save_figure(figure, run.path / "plots" / "augmentation")
+
+
+def _as_tensor(weights: NDArray[Any] | None) -> Tensor | None:
+    return None if weights is None else torch.from_numpy(weights).float()
 
 
 def fit_bundle(
@@ -274,8 +340,14 @@ def fit_bundle(
     verbose: bool = False,
 ) -> Bundle:
     """Train and calibrate without a run folder; what `ImageClassifier.fit` does."""
-    device = pick_device(config.device)
-    trained = fit_model(config, dataset, split, model=model, device=device, verbose=verbose)
+    trained = fit_model(
+        config,
+        dataset,
+        split,
+        model=model,
+        device=pick_device(config.device),
+        say=Messages() if verbose else None,
+    )
     bundle, _ = make_bundle(trained, config, dataset, split)
     return bundle
 
@@ -284,14 +356,14 @@ def make_bundle(
     trained: Trained, config: TrainConfig, dataset: Dataset, split: Split
 ) -> tuple[Bundle, Calibration]:
     """Wrap the network with its preprocessing, and fit the temperature on validation."""
-    untempered = BundleConfig(
-        architecture=trained.info.spec
-        if trained.info.notes != CUSTOM_NOTES
-        else f"custom:{trained.info.name}",
+    preprocessing = trained.prepared.preprocessing
+    own = trained.own_model
+    draft = BundleConfig(
+        architecture=f"custom:{trained.info.name}" if own else trained.info.spec,
         task=dataset.task,
         class_names=dataset.class_names,
-        size_px=trained.prepared.preprocessing.size_px,
-        channels=trained.prepared.preprocessing.channels,
+        size_px=preprocessing.size_px,
+        channels=preprocessing.channels,
         dropout=config.dropout,
         activation=config.activation,
         head=config.head,
@@ -300,19 +372,24 @@ def make_bundle(
         trained_on=dataset.provenance.source,
         synthetic=dataset.provenance.synthetic,
     )
-    bundle = Bundle(trained.model, trained.prepared.preprocessing, untempered)
-    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
-    logits = bundle.logits_of(pixels, device=str(trained.device))
-    calibration = calibrate(
-        class_logits(logits, dataset.task, config.output_activation),
-        dataset.targets[split.val],
-        dataset.task,
-    )
-    bundle.config = replace(untempered, temperature=calibration.temperature)
+    bundle = Bundle(trained.model, preprocessing, draft)
+    calibration = _calibrate(bundle, dataset, split, str(trained.device))
+    bundle.config = replace(draft, temperature=calibration.temperature)
     return bundle, calibration
 
 
-def _finish(
+def _calibrate(bundle: Bundle, dataset: Dataset, split: Split, device: str) -> Calibration:
+    """The temperature that fits validation."""
+    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
+    logits = bundle.logits_of(pixels, device=device)
+    return calibrate(
+        class_logits(logits, dataset.task, bundle.config.output_activation),
+        dataset.targets[split.val],
+        dataset.task,
+    )
+
+
+def finish(
     run: Run,
     config: TrainConfig,
     dataset: Dataset,
@@ -323,12 +400,17 @@ def _finish(
 ) -> None:
     """Calibrate, evaluate once, save the bundle, write the report."""
     bundle, calibration = make_bundle(trained, config, dataset, split)
-    run.write("training.json", _training_facts(trained, config, time.monotonic() - started))
-    evaluate_run(run, config, dataset, split, report, bundle, calibration)
+    facts = _training_facts(trained, dataset, config, time.monotonic() - started)
+    run.write("training.json", facts)
+    evaluate_run(
+        run, config, dataset, split, report, bundle, calibration, device=str(trained.device)
+    )
     build_report(run.path)
 
 
-def _training_facts(trained: Trained, config: TrainConfig, seconds: float) -> dict[str, Any]:
+def _training_facts(
+    trained: Trained, dataset: Dataset, config: TrainConfig, seconds: float
+) -> dict[str, Any]:
     """training.json: what was trained and how it ended."""
     result, prepared = trained.result, trained.prepared
     weights = prepared.class_weights
@@ -346,13 +428,25 @@ def _training_facts(trained: Trained, config: TrainConfig, seconds: float) -> di
         "seconds": result.seconds,
         "seconds_in_all": seconds,
         "device": str(trained.device),
-        "precision": trained.precision,
-        "precision_reason": trained.precision_reason,
+        "precision": result.precision,
+        "precision_reason": result.precision_reason,
+        "reproducibility": result.reproducibility,
         "class_weights": None if weights is None else weights.tolist(),
         "augmentation": prepared.augmentation.augmentation.describe(),
         "augmentation_reason": prepared.augmentation.reason,
         "num_synthetic": prepared.num_synthetic,
         "preprocessing": prepared.preprocessing.to_json(),
         "notes": [*trained.info.notes, *prepared.messages],
-        "findings": [finding.to_json() for finding in prepared.findings],
+        "findings": [
+            finding.to_json()
+            for finding in (
+                *prepared.findings,
+                *loss_findings(
+                    task=dataset.task,
+                    loss=config.loss,
+                    class_weights=weights is not None,
+                    output_activation=config.output_activation,
+                ),
+            )
+        ],
     }

@@ -25,7 +25,10 @@ class Verification:
         if not self.mismatches:
             return f"{self.run}: all {self.checked} numbers follow from predictions.csv."
         lines = [f"{self.run}: {len(self.mismatches)} of {self.checked} numbers differ:"]
-        lines += [f"  {bad.where}: stated {bad.stated}, recomputed {bad.recomputed}" for bad in self.mismatches]
+        lines += [
+            f"  {bad.where}: stated {bad.stated}, recomputed {bad.recomputed}"
+            for bad in self.mismatches
+        ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,9 +54,7 @@ def verify_run(path: Path) -> Verification:
     if not splits_csv.is_file():
         raise RunError(f"{run.path} has no splits.csv; copy the whole run folder.")
     predictions = read_predictions(run.path / "predictions.csv", splits_csv)
-    found = list(
-        verify_metrics(predictions, metrics, split_sha256=sha256_file(splits_csv))
-    )
+    found = list(verify_metrics(predictions, metrics, split_sha256=sha256_file(splits_csv)))
     stated = run.read_json("report.json", "`scanwise report RUN` writes it").get("metrics")
     if stated != metrics:
         found += _edited("report.json.metrics", stated, metrics)

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -396,9 +395,12 @@ def preview(
 
 def _resample(images: Tensor, matrices: Tensor) -> Tensor:
     """Read each image through its matrix; (b, c, h, w) contiguous."""
-    b, _, h, w = images.shape
-    # The same numbers as affine_grid, as one matrix product: five times faster.
-    grid = (matrices.view(2 * b, 3) @ _base_grid(h, w, str(images.device))).view(b, 2, h, w)
+    height, width = images.shape[2:]
+    # affine_grid's numbers as a sum over columns and rows: half of its time, and no matrix product
+    # whose precision TF32 or autocast could lower.
+    columns = matrices[:, :, 0:1] * _pixel_centres(width, images.device)
+    rows = matrices[:, :, 1:2] * _pixel_centres(height, images.device) + matrices[:, :, 2:]
+    grid = columns[:, :, None, :] + rows[:, :, :, None]
     return F.grid_sample(
         images,
         grid.permute(0, 2, 3, 1),
@@ -408,14 +410,9 @@ def _resample(images: Tensor, matrices: Tensor) -> Tensor:
     )
 
 
-@lru_cache(maxsize=16)
-def _base_grid(h: int, w: int, device: str) -> Tensor:
-    """Homogeneous coordinates of the pixel centres, float (3, h·w)."""
-    with torch.inference_mode(False):
-        x = (torch.arange(w, device=device) * 2 + 1) / w - 1
-        y = (torch.arange(h, device=device) * 2 + 1) / h - 1
-        rows = (x.repeat(h), y.repeat_interleave(w), torch.ones(h * w, device=device))
-        return torch.stack(rows)
+def _pixel_centres(n: int, device: torch.device) -> Tensor:
+    """Centres of n pixels on a side that runs from -1 to 1, float (n,)."""
+    return (torch.arange(n, device=device) * 2 + 1) / n - 1
 
 
 def _channels_last(images: Tensor) -> Tensor:

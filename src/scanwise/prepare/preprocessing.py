@@ -495,9 +495,7 @@ def _tiled(
 ) -> tuple[Tensor, Tensor]:
     """Coefficients of `normalise` repeated over the pixels of an image, float32 (h·w·c,)."""
     scale, shift = _scale_shift(mean, std)
-    # A tensor made in inference mode could not be used in training later, and these are kept.
-    with torch.inference_mode(False):
-        return (
-            torch.from_numpy(np.tile(scale, num_pixels)).to(device),
-            torch.from_numpy(np.tile(shift, num_pixels)).to(device),
-        )
+    return (
+        torch.from_numpy(np.tile(scale, num_pixels)).to(device),
+        torch.from_numpy(np.tile(shift, num_pixels)).to(device),
+    )

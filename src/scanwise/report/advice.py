@@ -13,7 +13,7 @@ from typing import Any
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import Finding, Interval
-from scanwise.report.diagnosis import Facts, as_interval
+from scanwise.report.verdict import Facts, as_interval
 
 MOST = 5
 SMALLER = {

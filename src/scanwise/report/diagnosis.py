@@ -7,15 +7,22 @@ quantity. Epoch numbers, not row numbers, measure time, so that a log of every f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scanwise.core.types import Finding, Interval, Severity
+from scanwise.core.types import Finding, Severity
 from scanwise.report.history import History
+from scanwise.report.verdict import (
+    SPLIT_WORDS,
+    TOO_FEW,
+    Facts,
+    as_interval,
+    is_too_few,
+    judged_split,
+)
 
 MIN_EPOCHS = 3
 OVERFIT_RISE = 0.10  # validation loss this far above its lowest ...
@@ -23,8 +30,6 @@ OVERFIT_FALL = 0.10  # ... while train loss fell by this since then
 JUMP = 0.20  # a validation loss 20 % above the epoch before counts as a jump
 SHIFT = 0.10  # classes whose shares differ by this in all between two splits
 LITTLE_LEFT = 0.05  # under 5 % error left, "still improving" is no longer worth a finding
-TOO_FEW = 30  # below this many images no score is conclusive
-_WORDS = {"test": "test", "val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,6 @@ class Diagnosis:
     finding: Finding
     epoch: int | None = None
     words: str = ""  # two or three words for the plot
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """What the rules look at. `splits` is that of metrics.json, `counts` that of dataset.json."""
-
-    history: History | None = None
-    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    task: str = "multiclass"
-    best_epoch: int | None = None
-    stop_reason: str = ""
-    weights_restored: bool = True
 
 
 Rule = Callable[[Facts], "Diagnosis | None"]
@@ -250,7 +241,7 @@ def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
 
 def check_ignored_class(facts: Facts) -> Diagnosis | None:
     """T008: a class with five or more images is never predicted."""
-    name, result = _judged_split(facts)
+    name, result = judged_split(facts)
     if result is None or facts.task == "multilabel" or result.get("skill") == "collapsed":
         return None
     matrix = np.asarray(result.get("confusion_matrix") or [], dtype=np.int64)
@@ -268,21 +259,21 @@ def check_ignored_class(facts: Facts) -> Diagnosis | None:
 
 def check_collapsed(facts: Facts) -> Diagnosis | None:
     """T009: (nearly) all images get one answer."""
-    name, result = _judged_split(facts)
+    name, result = judged_split(facts)
     if result is None or result.get("skill") != "collapsed":
         return None
-    evidence = f"collapsed on {_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
+    evidence = f"collapsed on {SPLIT_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
     advice = "Do not use this model; change learning rate, class weights or network."
     return _diagnosis("T009", "error", evidence, advice)
 
 
 def check_no_skill(facts: Facts) -> Diagnosis | None:
     """T010: the score's interval reaches down to what a trivial answer scores."""
-    name, result = _judged_split(facts)
+    name, result = judged_split(facts)
     if result is None or result.get("skill") != "no_skill":
         return None
     reason = result.get("skill_reason") or "not above the trivial baselines"
-    evidence = f"no skill shown on {_WORDS[name]}: {reason}."
+    evidence = f"no skill shown on {SPLIT_WORDS[name]}: {reason}."
     return _diagnosis("T010", "error", evidence, "Do not use this model as it is.")
 
 
@@ -321,25 +312,20 @@ def check_test_below_val(facts: Facts) -> Diagnosis | None:
     return None
 
 
-def check_too_few(facts: Facts) -> Diagnosis | None:
+def checkis_too_few(facts: Facts) -> Diagnosis | None:
     """T014: under 30 images (or groups, where there are any) in the judged split."""
-    name, result = _judged_split(facts)
-    if result is None or not _too_few(result):
+    name, result = judged_split(facts)
+    if result is None or not is_too_few(result):
         return None
     groups = result.get("num_groups")
     units = f"{groups} groups in " if groups else ""
     evidence = (
-        f"too few to conclude: {units}{result.get('n')} {_WORDS[name]} images; "
+        f"too few to conclude: {units}{result.get('n')} {SPLIT_WORDS[name]} images; "
         f"at least {TOO_FEW} independent ones are needed."
     )
     return _diagnosis(
         "T014", "warning", evidence, "Get more test images before believing any score."
     )
-
-
-def _too_few(result: Mapping[str, Any]) -> bool:
-    given = result.get("too_few_to_conclude")
-    return bool(given) if given is not None else int(result.get("n") or 0) < TOO_FEW
 
 
 HISTORY_RULES: tuple[Rule, ...] = (
@@ -359,131 +345,6 @@ METRIC_RULES: tuple[Rule, ...] = (
     check_too_few,
     check_split_shift,
 )
-
-
-# The verdict: the report's first sentence.
-
-Level = Literal["ok", "no_skill", "collapsed", "too_few", "unmeasured"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One honest sentence about skill, and how to colour it."""
-
-    level: Level
-    headline: str
-    sentence: str
-    split: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "level": self.level,
-            "headline": self.headline,
-            "sentence": self.sentence,
-            "split": self.split,
-        }
-
-
-def verdict(facts: Facts) -> Verdict:
-    """Say whether the model beats the trivial answers, with numbers, interval, n and split."""
-    name, result = _judged_split(facts)
-    if result is None:
-        sentence = "No split was evaluated, so nothing is known about this model."
-        return Verdict("unmeasured", "Not measured", sentence)
-    sentence = _score_sentence(facts, name, result)
-    if name == "val":
-        sentence += (
-            " The test split was not opened, and the kept epoch was chosen on these very images:"
-            " expect less on new ones."
-        )
-    skill = str(result.get("skill", "ok"))
-    if skill == "collapsed":
-        return Verdict("collapsed", "Collapsed: one answer for nearly every image", sentence, name)
-    if skill == "no_skill":
-        return Verdict("no_skill", "No skill shown", sentence, name)
-    if _too_few(result):
-        return Verdict("too_few", "Too few images to conclude", sentence, name)
-    if result.get("accuracy_above_trivial") is False:
-        headline = "Better than chance, but not in plain accuracy"
-        return Verdict("ok", headline, sentence, name)
-    return Verdict("ok", "Better than every trivial answer", sentence, name)
-
-
-def _score_sentence(facts: Facts, name: str, result: Mapping[str, Any]) -> str:
-    n, parts = int(result.get("n") or 0), []
-    accuracy, baseline = as_interval(result.get("accuracy")), trivial_value(result, "accuracy")
-    if accuracy.value is not None:
-        answer = trivial_words(facts.task, result)
-        beside = f" ({answer} scores {baseline:.3f})" if baseline is not None else ""
-        kind = "exact-match accuracy" if facts.task == "multilabel" else "accuracy"
-        parts.append(f"{kind} is {accuracy}{beside}")
-    balanced = as_interval(result.get("balanced_accuracy"))
-    chance = trivial_value(result, "balanced_accuracy")
-    if balanced.value is not None and chance is not None and facts.task != "multilabel":
-        parts.append(f"balanced accuracy {balanced} (chance {chance:.3f})")
-    auroc = as_interval(result.get("auroc_macro"))
-    if auroc.value is not None:
-        parts.append(f"macro AUROC {auroc} (chance 0.500)")
-    where = f"{n:,} {_WORDS[name]} image{'' if n == 1 else 's'}"
-    if not parts:
-        return f"On {where} no score could be computed."
-    return f"On {where}, {_joined(parts)}."
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def trivial_words(task: str, result: Mapping[str, Any]) -> str:
-    """The trivial answer that scores best on accuracy, in words: "always saying 'nv'"."""
-    trivial = result.get("trivial") or {}
-    majority, negative = trivial.get("majority") or {}, trivial.get("all_negative") or {}
-    if task == "multilabel":
-        labels = majority.get("labels") or []
-        if labels and float(majority.get("accuracy") or 0) >= float(negative.get("accuracy") or 0):
-            return f"always saying '{', '.join(labels)}'"
-        return "saying 'none' to every image"
-    label = majority.get("class")
-    return f"always saying '{label}'" if label is not None else "always saying the largest class"
-
-
-def trivial_value(result: Mapping[str, Any], metric: str) -> float | None:
-    """The best that any trivial answer of metrics.json scores on `metric`, or None."""
-    values = [
-        value
-        for answer in (result.get("trivial") or {}).values()
-        if isinstance(answer, Mapping)
-        and (value := as_interval(answer.get(metric)).value) is not None
-    ]
-    best = min if is_lower_better(metric) else max
-    return best(values) if values else None
-
-
-def is_lower_better(metric: str) -> bool:
-    """Errors, losses, ece and brier are better the lower they are; all else the higher."""
-    return metric.endswith(("_error", "_loss")) or metric in ("ece", "brier")
-
-
-def as_interval(cell: Any) -> Interval:
-    """A number of metrics.json ({"value", "ci95"}, {"value": null, "reason"} or bare) as Interval."""
-    if isinstance(cell, bool) or cell is None:
-        return Interval(None, reason="not measured")
-    if isinstance(cell, int | float):
-        return Interval(float(cell))
-    if not isinstance(cell, Mapping):
-        return Interval(None, reason="not measured")
-    if cell.get("value") is None:
-        return Interval(None, reason=str(cell.get("reason") or "not measured"))
-    return Interval.from_json(cell)
-
-
-def _judged_split(facts: Facts) -> tuple[str, Mapping[str, Any] | None]:
-    """The split that a verdict may rest on: test where it was opened, else validation."""
-    for name in ("test", "val"):
-        result = facts.splits.get(name)
-        if result:
-            return name, result
-    return "test", None
 
 
 def _share_shift(facts: Facts, reference: str) -> tuple[float, int, float, float] | None:

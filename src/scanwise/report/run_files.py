@@ -119,7 +119,7 @@ def finding_of(row: Mapping[str, Any]) -> Finding:
     severity = row.get("severity")
     return Finding(
         code=str(row.get("code") or ""),
-        severity=cast(Severity, severity if severity in ("info", "warning", "error") else "info"),
+        severity=cast("Severity", severity if severity in ("info", "warning", "error") else "info"),
         evidence=str(row.get("evidence") or ""),
         advice=str(row.get("advice") or ""),
         command=str(row.get("command") or ""),

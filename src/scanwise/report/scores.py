@@ -1,0 +1,182 @@
+"""The evaluation section: every score beside what trivial answers get, each class, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "label_accuracy": "Accuracy by label",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision_macro": "Precision (macro)",
+    "recall_macro": "Recall, sensitivity (macro)",
+    "f1_macro": "F1 (macro)",
+    "auroc_macro": "AUC-ROC (macro)",
+    "auprc_macro": "AUC-PR (macro)",
+    "specificity_macro": "Specificity (macro)",
+    "precision_micro": "Precision (micro)",
+    "recall_micro": "Recall (micro)",
+    "f1_micro": "F1 (micro)",
+    "precision_weighted": "Precision (weighted)",
+    "recall_weighted": "Recall (weighted)",
+    "f1_weighted": "F1 (weighted)",
+    "auroc_micro": "AUC-ROC (micro)",
+    "auprc_micro": "AUC-PR (micro)",
+    "mcc": "Matthews correlation",
+    "kappa": "Cohen's kappa",
+    "kappa_quadratic": "Kappa, quadratic weights",
+    "mean_absolute_grade_error": "Mean error in grades ↓",
+    "ece": "Calibration error, ECE ↓",
+    "brier": "Brier score ↓",
+    "cross_entropy_loss": "Cross-entropy ↓",
+    "medmnist_auc": "AUC as MedMNIST computes it",
+    "medmnist_acc": "ACC as MedMNIST computes it",
+}
+PER_CLASS = {
+    "sensitivity": "Sensitivity (recall)",
+    "specificity": "Specificity",
+    "ppv": "Precision (PPV)",
+    "npv": "NPV",
+    "f1": "F1",
+    "auroc": "AUC-ROC",
+    "auprc": "AUC-PR",
+}
+
+
+# 3. Evaluation.
+
+
+def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """The scores beside the trivial baselines, the figures, each class, calibration."""
+    if not run.splits:
+        return (Paragraph("Evaluation: not measured (the run has no metrics.json)."),)
+    split = "test" if run.splits.get("test") else "val"
+    blocks: list[Any] = []
+    if split == "val":
+        blocks.append(Paragraph("Test: not measured. The test split was not opened."))
+    blocks.append(metrics_table(run, split, run.splits[split]))
+    if run.clean_test:
+        title = "Test without images that also lie in train"
+        blocks.append(Paragraph(_clean_sentence(run)))
+        blocks.append(metrics_table(run, "test", run.clean_test, title=title, folded=True))
+    if split == "test" and run.splits.get("val"):
+        blocks.append(metrics_table(run, "val", run.splits["val"], folded=True))
+    blocks.append(
+        _pictures(judged, "confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
+    )
+    blocks.append(per_class_table(run, split, run.splits[split]))
+    blocks.append(Paragraph(calibration_text(run, split)))
+    return without_nothing(blocks)
+
+
+def metrics_table(
+    run: RunFiles, split: str, result: Mapping[str, Any], *, title: str = "", folded: bool = False
+) -> Table:
+    """Every overall metric of a split with its interval, and what trivial answers score."""
+    trivial = {
+        name: answer
+        for name, answer in (result.get("trivial") or {}).items()
+        if isinstance(answer, Mapping)
+    }
+    titles = {
+        "majority": _majority_title(run.task, trivial.get("majority") or {}),
+        "all_negative": "Always 'none'",
+        "prior": "By class frequency",
+    }
+    rows = []
+    for metric, words in METRICS.items():
+        if metric in result:
+            cells = [_trivial_cell(answer, metric) for answer in trivial.values()]
+            rows.append((words, interval_text(as_interval(result[metric])), *cells))
+    n = int(result.get("n") or 0)
+    columns = (f"{SPLIT_TITLES[split]}, n={n:,}", *(titles.get(name, name) for name in trivial))
+    caption = title or f"{SPLIT_TITLES[split]}: {images_text(n, split)}, 95 % intervals"
+    return Table(caption, ("", *columns), tuple(rows), _metrics_note(run, result), folded=folded)
+
+
+def _majority_title(task: str, answer: Mapping[str, Any]) -> str:
+    label = ", ".join(answer.get("labels") or ()) if task == "multilabel" else answer.get("class")
+    return f"Always '{label or 'none'}'"
+
+
+def _trivial_cell(answer: Mapping[str, Any], metric: str) -> str:
+    value = as_interval(answer.get(metric)).value
+    return f"{value:.3f}" if value is not None else "–"
+
+
+def _metrics_note(run: RunFiles, result: Mapping[str, Any]) -> str:
+    bootstrap = result.get("bootstrap") or {}
+    how = (
+        f"Wilson intervals for proportions, else {bootstrap['resamples']:,} bootstrap resamples by "
+        f"{bootstrap.get('unit')} (seed {bootstrap.get('seed')}). "
+        if bootstrap.get("resamples")
+        else ""
+    )
+    sha = f"split sha256 {run.split_sha256[:12]}" if run.split_sha256 else "split not saved"
+    return f"{how}↓: lower is better. Run {run.name}, {sha}; recompute with scanwise verify-report."
+
+
+def _clean_sentence(run: RunFiles) -> str:
+    clean, official = run.clean_test or {}, run.splits.get("test") or {}
+    parts = []
+    for name, result in (("all", official), ("the clean part", clean)):
+        n = int(result.get("n") or 0)
+        trivial = trivial_value(result, "accuracy")
+        beside = f", {trivial_words(run.task, result)} {trivial:.3f}" if trivial is not None else ""
+        parts.append(
+            f"on {name} (n={n:,}) {interval_text(as_interval(result.get('accuracy')))}{beside}"
+        )
+    return (
+        "Some test images also lie in train, exactly, nearly or by group. Accuracy "
+        f"{'; '.join(parts)}."
+    )
+
+
+def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Table | None:
+    """Each class against the rest, with intervals and n."""
+    entries = per_class_entries(result, run.class_names)
+    if not entries:
+        return None
+    rows = tuple(
+        (name, count_text(entry.get("n")), *(short_interval(entry.get(key)) for key in PER_CLASS))
+        for name, entry in entries
+    )
+    n = int(result.get("n") or 0)
+    return Table(
+        f"Each {'label' if run.task == 'multilabel' else 'class'} against the rest: {images_text(n, split)}",
+        ("Class", "n", *PER_CLASS.values()),
+        rows,
+        "95 % intervals in brackets; n is the number of images of the class.",
+        folded=len(rows) > 15,
+        stacked=True,
+    )
+
+
+def short_interval(cell: Any) -> str:
+    """'0.776 [0.749, 0.801]', or the reason alone where there is no value."""
+    value = as_interval(cell)
+    if value.value is None:
+        return f"– ({value.reason})"
+    return str(value).split(" (")[0]
+
+
+def calibration_text(run: RunFiles, split: str) -> str:
+    """Temperature, and calibration error before and after it."""
+    given = run.metrics.get("calibration")
+    if not given:
+        return "Calibration: temperature scaling was not measured."
+    if not given.get("applied"):
+        return f"Calibration: probabilities are as the network gave them ({given.get('reason') or 'no reason recorded'})."
+    effects = [f"Calibration: temperature {float(given['temperature']):.3f}, fitted on validation"]
+    before, after = given.get("before") or {}, given.get("after") or {}
+    if "ece" in before and "ece" in after:
+        effects.append(f"ECE on validation {before['ece']:.3f} before, {after['ece']:.3f} after")
+    shown = ((given.get("splits") or {}).get(split) or {}) if split != "val" else {}
+    if shown.get("before") and shown.get("after"):
+        effects.append(
+            f"on {split} {shown['before']['ece']:.3f} before, {shown['after']['ece']:.3f} after"
+        )
+    return "; ".join(effects) + ". No decision changed by it."
+
+
