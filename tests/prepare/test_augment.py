@@ -14,6 +14,7 @@ from scanwise.core.errors import ConfigError
 from scanwise.prepare.augment import (
     PRESETS,
     Augmentation,
+    _inside,
     auto_strength,
     choose_augmentation,
     flip_is_safe,
@@ -165,6 +166,26 @@ def test_flips_agree_with_and_without_resampling():
     np.testing.assert_allclose(
         alone.apply(images, generator(4)), together.apply(images, generator(4)), atol=0.01
     )
+
+
+def test_clamped_coordinates_are_border_padding():
+    """What Metal is given where it has no border padding of its own."""
+    images = torch.rand(8, 3, 9, 14, generator=generator(1)) * 255
+    grid = torch.rand(8, 2, 9, 14, generator=generator(2)) * 4 - 2
+    border = F.grid_sample(
+        images, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+    )
+    inside = _inside(grid).permute(0, 2, 3, 1)
+    zeros = F.grid_sample(images, inside, padding_mode="zeros", align_corners=False)
+    np.testing.assert_allclose(zeros, border, atol=0.01)
+
+
+def test_autocast_does_not_coarsen_the_geometry():
+    images = torch.rand(8, 3, 28, 28, generator=generator(1)) * 255
+    plain = PRESETS["strong"].apply(images, generator(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = PRESETS["strong"].apply(images, generator(2))
+    assert torch.equal(plain, inside)
 
 
 def test_edges_are_continued_not_blackened():

@@ -401,13 +401,28 @@ def _resample(images: Tensor, matrices: Tensor) -> Tensor:
     columns = matrices[:, :, 0:1] * _pixel_centres(width, images.device)
     rows = matrices[:, :, 1:2] * _pixel_centres(height, images.device) + matrices[:, :, 2:]
     grid = columns[:, :, None, :] + rows[:, :, :, None]
+    # Metal got border padding long after the oldest torch that we support.
+    padding = "border" if images.device.type != "mps" else "zeros"
+    if padding == "zeros":
+        grid = _inside(grid)
     return F.grid_sample(
         images,
         grid.permute(0, 2, 3, 1),
         mode="bilinear",
-        padding_mode="border",
+        padding_mode=padding,
         align_corners=False,
     )
+
+
+def _inside(grid: Tensor) -> Tensor:
+    """Coordinates (b, 2, h, w) no further out than the outermost pixel centres.
+
+    Sampling there is border padding whatever the padding; a clamp to ±1, half a pixel further out,
+    would darken the edge.
+    """
+    height, width = grid.shape[2:]
+    limit = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device)[:, None, None]
+    return torch.minimum(torch.maximum(grid, -limit), limit)
 
 
 def _pixel_centres(n: int, device: torch.device) -> Tensor:
