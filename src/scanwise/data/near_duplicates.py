@@ -42,7 +42,7 @@ PARTNERS = 2  # best partners of an image that are aligned; more found no more l
 COPY_ON_GRID = 0.97
 COPY_ALIGNED = 0.985
 LOWEST_ALIKE = 0.93
-MOST_CHANCE_PAIRS = 0.04  # upper bound of the estimated share of chance pairs among those alike
+MOST_CHANCE_PAIRS = 0.10  # upper bound of the estimated share of chance pairs among those alike
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
