@@ -226,11 +226,13 @@ def _units(dataset: Dataset, rows: _Rows, unit_of_row: _Rows) -> Units:
     num_classes, multilabel = dataset.num_classes, dataset.task == "multilabel"
     # An image without any label is a kind of its own to share out, but no class to insist on.
     required = np.array([True] * num_classes + [False] * multilabel + [True])
+    importance = np.ones(len(required))
     if dataset.groups is None and not multilabel:
         kinds = np.hstack(
             [np.eye(num_classes, dtype=np.int64), np.ones((num_classes, 1), np.int64)]
         )
-        return Units(kinds, targets, required)
+        importance[-1] = 0.1  # sizes follow from the classes; they only decide about rounding
+        return Units(kinds, targets, required, importance)
     labels = (
         np.hstack([targets, ~targets.any(axis=1, keepdims=True)])
         if multilabel
@@ -240,7 +242,7 @@ def _units(dataset: Dataset, rows: _Rows, unit_of_row: _Rows) -> Units:
     counts = [np.bincount(unit_of_row, weights=column, minlength=len(sizes)) for column in labels.T]
     table = np.column_stack([*counts, sizes]).astype(np.int64)
     kinds, kind_of_unit = np.unique(table, axis=0, return_inverse=True)
-    return Units(kinds, kind_of_unit.reshape(-1), required)
+    return Units(kinds, kind_of_unit.reshape(-1), required, importance)
 
 
 def _refuse_rare_classes(dataset: Dataset) -> None:
