@@ -26,16 +26,12 @@ SPLIT_ALIASES = {
     "testing": "test",
 }
 
-# Topics of DecodedImage.notes: code, how bad, what is said of the files it happened to.
-_FILE_NOTES: dict[str, tuple[str, Severity, str]] = {
-    "alpha composited on black": ("R005", "info", "had alpha, composited on black"),
-    "EXIF orientation applied": ("R006", "info", "were turned upright by their EXIF orientation"),
-    "wrong extension": ("R007", "warning", "are of another format than their name says"),
-    "looks like 8-bit saved as 16": (
-        "R009",
-        "warning",
-        "are 16-bit files with no value above 255: looks like 8-bit saved as 16",
-    ),
+# Topics of DecodedImage.notes with a code of their own; all others are R008 (or R014, DICOM).
+_FILE_NOTES: dict[str, tuple[str, Severity]] = {
+    "alpha composited on black": ("R005", "info"),
+    "EXIF orientation applied": ("R006", "info"),
+    "wrong extension": ("R007", "warning"),
+    "looks like 8-bit saved as 16": ("R009", "warning"),
 }
 
 
@@ -281,20 +277,17 @@ def _topic_notes(listing: Listing, facts: Sequence[FileFacts]) -> list[Finding]:
                 details.setdefault(topic, Counter())[detail] += 1
     found = []
     for topic, indices in sorted(rows.items()):
-        code, severity, words = _FILE_NOTES.get(topic, ("R008", "info", topic))
-        code = "R014" if topic.startswith("DICOM") else code
-        common = details.get(topic, Counter()).most_common(3)
-        said = "; ".join(f"{detail} ({count})" for detail, count in common)
-        more = len(details.get(topic, ())) - len(common)
-        said = f": {said}{f'; and {more} more' if more > 0 else ''}" if said else ""
-        example = listing.sample_ids[indices[0]]
-        colon = ":" if code in {"R008", "R014"} else ""
+        usual = "R014" if topic.startswith("DICOM") else "R008"
+        code, severity = _FILE_NOTES.get(topic, (usual, "info"))
+        counts = details.get(topic, Counter())
+        said = [f"{detail} ({count})" for detail, count in counts.most_common(3)]
+        said += [f"and {len(counts) - 3} more"] if len(counts) > 3 else []
         found.append(
             Finding(
                 code,
                 severity,
-                f"{_plural(len(indices), 'image', 'images')}{colon} {words}{said} "
-                f"(first '{example}').",
+                f"{topic}: {_plural(len(indices), 'image', 'images')}, first "
+                f"'{listing.sample_ids[indices[0]]}'{': ' if said else ''}{'; '.join(said)}.",
             )
         )
     return found

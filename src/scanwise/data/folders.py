@@ -191,7 +191,7 @@ def _refuse_empty(root: Path, empty: set[str]) -> None:
 
 def _images_below(root: Path, top: Path, seen: _Seen) -> Iterator[Path]:
     """Image files below a class folder, sorted; each real folder once, so links can't loop."""
-    visited = set()
+    visited = {os.path.realpath(root), os.path.realpath(top.parent)}
     pending = [top]
     while pending:
         folder = pending.pop()
