@@ -250,10 +250,10 @@ def flat(num_outputs, *after):
         (flat(3, nn.Softmax(1)), "leave its final softmax out"),
         (Pair(), "returned a tuple"),
         (Whole(), "float logits"),
-        (lambda: 3, "must return a torch.nn.Module, not a int"),
+        (lambda: 3, "must return a torch.nn.Module; it returned type int"),
         (lambda depth: flat(3), "needs depth"),
         (lambda num_outputs, /: flat(3), "needs num_outputs"),
-        (42, "not a int"),
+        (42, "got type int"),
     ],
 )
 def test_own_model_that_does_not_fit_is_refused(model, said):

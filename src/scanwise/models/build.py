@@ -355,7 +355,7 @@ def _call(make: Callable[..., nn.Module], request: Mapping[str, Any]) -> nn.Modu
     label = getattr(make, "__name__", type(make).__name__)
     if not callable(make):
         raise ModelError(
-            f"a model is a name, a torch.nn.Module or a function that makes one, not a {label}."
+            f"a model is a name, a torch.nn.Module or a function that makes one; got type {label}."
         )
     parameters = inspect.signature(make).parameters.values()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -374,7 +374,9 @@ def _call(make: Callable[..., nn.Module], request: Mapping[str, Any]) -> nn.Modu
         )
     model = make(**{key: value for key, value in request.items() if takes_all or key in named})
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{label} must return a torch.nn.Module, not a {type(model).__name__}.")
+        raise ModelError(
+            f"{label} must return a torch.nn.Module; it returned type {type(model).__name__}."
+        )
     return model
 
 
