@@ -1,7 +1,7 @@
 """At most five next steps, each with its evidence and the command that tries it.
 
 An option is recommended only where a finding or a number asks for it, and never when it is already
-on. What an option will bring is not known before it is tried, so expectations are words, not numbers.
+on. What an option will bring is not known before it is tried, so expectations are words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import Finding, Interval
-from scanwise.report.verdict import Facts, as_interval
+from scanwise.report.verdict import Facts, as_interval, plain
 
 MOST = 5
 SMALLER = {
@@ -230,7 +230,7 @@ def lower_rate(situation: Situation) -> Recommendation | None:
 
 
 def balance_classes(situation: Situation) -> Recommendation | None:
-    """A003: a class is never predicted, or the model collapsed, and nothing balances the classes."""
+    """A003: a class is never predicted, or the model collapsed; nothing balances the classes."""
     finding = situation.has("T008", "T009")
     balancing = next(option for option in options(situation) if option.name == "class balancing")
     if finding is None or balancing.on or situation.facts.task == "multilabel":
@@ -402,9 +402,9 @@ def more_images(situation: Situation) -> Recommendation | None:
     return Recommendation(
         "A012",
         f"Get more images of '{name}'",
-        f"'{name}' has the lowest sensitivity, {sensitivity} on {n} {split} images{beside}.",
+        f"'{name}' has the lowest sensitivity, {plain(sensitivity)} on {n} {split} images{beside}.",
         situation.command(),
-        "A narrower interval, and most likely fewer of these missed; run it again on the larger data.",
+        "A narrower interval, and most likely fewer missed; run it again on the larger data.",
         urgency=4,
     )
 

@@ -104,6 +104,11 @@ class Tiles:
     groups: tuple[tuple[Tile, ...], ...]
     kind: str = "tiles"
 
+    @property
+    def several(self) -> bool:
+        """Does any group hold more than one image?"""
+        return any(len(group) > 1 for group in self.groups)
+
 
 @dataclass(frozen=True)
 class Card:

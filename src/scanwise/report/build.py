@@ -10,11 +10,13 @@ from typing import Any
 from scanwise.core.files import write_json, write_text
 from scanwise.report.advice import Situation, options, recommend
 from scanwise.report.blocks import Picture
-from scanwise.report.content import Judgement, leak_count, report_page
-from scanwise.report.diagnosis import diagnose, verdict
+from scanwise.report.content import Judgement, report_page
+from scanwise.report.data_words import leak_count
+from scanwise.report.diagnosis import diagnose
 from scanwise.report.figures import CAPTIONS, draw_figures, existing_picture
 from scanwise.report.pages import render
 from scanwise.report.run_files import RunFiles, read_run
+from scanwise.report.verdict import verdict
 
 SCHEMA = 1
 

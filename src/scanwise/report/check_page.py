@@ -1,4 +1,4 @@
-"""What the page of `scanwise check` says: the findings first, then classes, pictures, duplicates."""
+"""What the page of `scanwise check` says: findings first, then classes, pictures, duplicates."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from scanwise.report.blocks import (
     Tiles,
     without_nothing,
 )
-from scanwise.report.content import class_table, data_facts
+from scanwise.report.data_words import class_table, data_facts
 from scanwise.report.figures import existing_picture
 from scanwise.report.pages import NOT_A_DEVICE, count_text, png_uri
 from scanwise.report.plots import to_display
-from scanwise.report.run_files import finding_of
+from scanwise.report.run_files import finding_of, worst_first
 
 MAX_EXAMPLES = 12
 MAX_LISTED = 20
-WORST_FIRST = {"error": 0, "warning": 1, "info": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +48,7 @@ def all_findings(
 ) -> tuple[Finding, ...]:
     """Findings of the checks and notes of the reader, worst first."""
     rows = [*(check_json.get("findings") or ()), *(dataset_json.get("notes") or ())]
-    found = [finding_of(row) for row in rows]
-    return tuple(sorted(found, key=lambda finding: WORST_FIRST[finding.severity]))
+    return worst_first(finding_of(row) for row in rows)
 
 
 def check_page(
@@ -147,9 +145,14 @@ def _sections(
             "Duplicates and leaks",
             (facts_of(check_json.get("duplicates"), "Duplicates"), *shown[0]),
         ),
-        Section("Image quality", (facts_of(check_json.get("quality"), "Quality"), *shown[1])),
+        Section("Image quality", _quality(check_json.get("quality") or {}, shown[1])),
         Section("Data and split", (FactList(data_facts(facts, sha256)),)),
     )
+
+
+def _quality(quality: Mapping[str, Any], shown: Sequence[Tiles]) -> tuple[Any, ...]:
+    records = records_table("Furthest from the rest of their class", quality.get("top"))
+    return without_nothing([facts_of(quality, "Quality"), *shown, records])
 
 
 def _some(pictures: Mapping[str, Picture], name: str) -> Pictures | None:
@@ -157,11 +160,13 @@ def _some(pictures: Mapping[str, Picture], name: str) -> Pictures | None:
 
 
 def facts_of(given: Any, title: str) -> FactList | Paragraph:
-    """An object of the checks as names and values; long lists are counted, then cut."""
+    """An object of the checks as names and values; lists of objects are shown elsewhere."""
     if not given:
         return Paragraph(f"{title}: not checked.")
     rows = []
     for key, value in given.items():
+        if _is_records(value):
+            continue
         words = str(key).replace("_", " ").replace("-", " and ").capitalize()
         rows.append((words, value_text(value)))
     return FactList(tuple(rows))
@@ -186,7 +191,7 @@ def value_text(value: Any) -> str:
 
 def records_table(caption: str, records: Any) -> Table | None:
     """A list of flat objects as a table; None where there is none."""
-    if not records or not all(isinstance(record, Mapping) for record in records):
+    if not _is_records(records):
         return None
     keys = list(dict.fromkeys(key for record in records for key in record))
     columns = tuple(str(key).replace("_", " ").capitalize() for key in keys)
@@ -195,6 +200,12 @@ def records_table(caption: str, records: Any) -> Table | None:
         for record in records
     )
     return Table(caption, columns, rows, folded=len(rows) > 15)
+
+
+def _is_records(value: Any) -> bool:
+    """A list of objects, not empty."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return listed and bool(value) and all(isinstance(part, Mapping) for part in value)
 
 
 def _example_blocks(examples: Examples | None) -> tuple[list[Tiles], list[Tiles]]:

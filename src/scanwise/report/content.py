@@ -1,7 +1,7 @@
 """What the report says: the run's files turned into sections, in the order of the seed's report.
 
-Every number comes from metrics.json, history.csv, training.json or dataset.json; what is missing there
-is said to be missing.
+Every number comes from metrics.json, history.csv, training.json or dataset.json; what is missing
+there is said to be missing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scanwise.core.types import SPLIT_NAMES
-from scanwise.report.advice import Option, Recommendation, per_class_entries
+from scanwise.report.advice import Option, Recommendation
 from scanwise.report.blocks import (
     Banner,
     Card,
@@ -29,20 +28,25 @@ from scanwise.report.blocks import (
     Table,
     without_nothing,
 )
-from scanwise.report.diagnosis import (
-    Diagnosis,
-    Verdict,
-    as_interval,
-    trivial_value,
-    trivial_words,
-)
+from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
+from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.history import History
-from scanwise.report.pages import NOT_A_DEVICE, count_text, interval_text, seconds_text
+from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
-from scanwise.report.run_files import RunFiles
+from scanwise.report.run_files import RunFiles, worst_first
+from scanwise.report.scores import (
+    calibration_text,
+    clean_sentence,
+    metrics_table,
+    per_class_table,
+)
+from scanwise.report.verdict import Verdict, as_interval, trivial_value, trivial_words
 
 TITLE = "Medical Image Classification Training Report"
 NOT_MEASURED = "not measured"
+EVALUATION_FIGURES = ("confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
+
+
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """What diagnosis and advice made of the run, and the figures that exist."""
@@ -163,7 +167,7 @@ def looks_text(run: RunFiles) -> str:
     """'test looked at 2 times', from the ledger."""
     times = len(run.looks)
     if not times:
-        return "test not opened"
+        return "looks at test not recorded" if run.splits.get("test") else "test not opened"
     return f"test looked at {times} time{'' if times == 1 else 's'}"
 
 
@@ -189,13 +193,17 @@ def overview(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
             class_table(run.dataset),
             pictures,
             Paragraph("What the checks of the data found:"),
-            Findings(run.data_findings(), empty="The checks of the data found nothing to report."),
+            Findings(
+                worst_first(run.data_findings()),
+                empty="The checks of the data found nothing to report.",
+            ),
         ]
     )
 
 
 def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
     looks = looks_text(run).removeprefix("test looked at ").removeprefix("test ")
+    looks = looks.removeprefix("looks at test ")
     return (
         *data_facts(run.dataset, run.split_sha256),
         ("Test looked at", looks),
@@ -237,7 +245,8 @@ def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], .
         ),
         (
             "Optimiser",
-            f"{config.get('optimizer') or 'not recorded'}, weight decay {config.get('weight_decay')}",
+            f"{config.get('optimizer') or 'not recorded'}, "
+            f"weight decay {_value_text(config.get('weight_decay'))}",
         ),
         ("Augmentation", str(facts.get("augmentation") or config.get("augment") or "none")),
         ("Stopped", str(facts.get("stop_reason") or "not recorded")),
@@ -299,7 +308,7 @@ def _history_table(run: RunFiles, history: History) -> Table:
         )
         for name, values in series.items()
     )
-    note = "From history.csv. Training values are means over an epoch, with augmentation and dropout on."
+    note = "From history.csv. Training values are means over an epoch of augmented images."
     return Table("Loss and accuracy", ("", *titles), rows, note)
 
 
@@ -307,11 +316,41 @@ def _weights_lines(run: RunFiles) -> Paragraph | None:
     weights, train = run.training.get("class_weights"), run.counts.get("train")
     if not weights or not train:
         return None
-    parts = [
-        f"{name} {w:.2f} (n={n:,})"
-        for name, w, n in zip(run.class_names, weights, train, strict=False)
-    ]
-    return Paragraph(f"Class weights in the loss, from training counts: {', '.join(parts)}.")
+    rows = list(zip(run.class_names, weights, train, strict=False))
+    shown = rows if len(rows) <= 12 else [max(rows, key=_second), min(rows, key=_second)]
+    parts = ", ".join(f"{name} {weight:.2f} (n={n:,})" for name, weight, n in shown)
+    which = "" if len(shown) == len(rows) else f"; largest and smallest of {len(rows)}"
+    return Paragraph(f"Class weights in the loss, from training counts{which}: {parts}.")
+
+
+def _second(row: tuple[str, float, int]) -> float:
+    return row[1]
+
+
+# 3. Evaluation.
+
+
+def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """The scores beside the trivial baselines, the figures, each class, calibration."""
+    if not run.splits:
+        return (Paragraph("Evaluation: not measured (the run has no metrics.json)."),)
+    split = "test" if run.splits.get("test") else "val"
+    blocks: list[Any] = []
+    if split == "val":
+        blocks.append(Paragraph("Test: not measured. The test split was not opened."))
+    blocks.append(metrics_table(run, split, run.splits[split]))
+    if run.clean_test:
+        title = "Test without images that also lie in train"
+        blocks.append(Paragraph(clean_sentence(run)))
+        blocks.append(metrics_table(run, "test", run.clean_test, title=title, folded=True))
+    if split == "test" and run.splits.get("val"):
+        blocks.append(metrics_table(run, "val", run.splits["val"], folded=True))
+    blocks.append(
+        _pictures(judged, "confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
+    )
+    blocks.append(per_class_table(run, split, run.splits[split]))
+    blocks.append(Paragraph(calibration_text(run, split)))
+    return without_nothing(blocks)
 
 
 # 4. Recommendations.
@@ -320,7 +359,7 @@ def _weights_lines(run: RunFiles) -> Paragraph | None:
 def advice(judged: Judgement) -> tuple[Any, ...]:
     """What to try next, and what is on already."""
     options = Table(
-        "Already on in this run",
+        "The usual remedies, and which are on in this run",
         ("Remedy", "On", "How"),
         tuple((option.name, "yes" if option.on else "no", option.how) for option in judged.options),
         "What is on is not recommended.",
@@ -357,7 +396,7 @@ def _mistakes_sentence(run: RunFiles) -> str:
     if not count:
         return f"No mistake among {images_text(len(rows), split)}."
     what = "with a label wrong" if run.task == "multilabel" else "classified wrongly"
-    return f"{count:,} of {images_text(len(rows), split)} {what} ({count / len(rows):.1%})."
+    return f"{count:,} of {images_text(len(rows), split)} {what} ({100 * count / len(rows):.1f} %)."
 
 
 # 6. Conclusion.
@@ -372,11 +411,13 @@ def conclusion(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     if troubles:
         codes = ", ".join(dict.fromkeys(f.code for f in troubles))
         parts.append(
-            f"{len(troubles)} finding{'s' if len(troubles) > 1 else ''} limit{'' if len(troubles) > 1 else 's'} what this shows ({codes})."
+            f"What this shows is limited by {len(troubles)} "
+            f"finding{'s' if len(troubles) > 1 else ''} ({codes})."
         )
     if run.splits.get("test"):
         parts.append(
-            f"In this run, {looks_text(run)}; scores stay honest only while choices are made on validation."
+            f"Looks at the test split: {len(run.looks) or 'not recorded'}; its score stays honest "
+            "only while choices are made on validation."
         )
     blocks: list[Any] = [Paragraph(" ".join(parts))]
     if judged.recommendations:

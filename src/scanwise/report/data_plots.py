@@ -1,7 +1,7 @@
 """The five pictures of a data set, and the page of `scanwise check`.
 
 Pixels are read in chunks: counts of grey values and sums of images are all that is held, so a
-memory-mapped set larger than memory is no trouble. Pixel statistics come from the training split only.
+memory-mapped set larger than memory is no trouble. Pixel statistics come from training images only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from scanwise.report.plots import (
     draw_blank,
     draw_tile,
     draw_title,
+    evenly,
+    plot_augmentation_sheet,
     plot_sample_grid,
     to_display,
 )
@@ -80,7 +82,8 @@ def write_data_plots(
         "intensity": (plot_intensity(pixels, shown), _intensity_alt(pixels, shown)),
         "intensity_per_class": (
             plot_intensity_per_class(pixels, dataset.class_names, shown),
-            f"Histogram of pixel values of each class, {shown}. {_class_means_text(pixels, dataset.class_names)}",
+            f"Histogram of pixel values of each class, {shown}. "
+            + _class_means_text(pixels, dataset.class_names),
         ),
         "mean_per_class": (
             plot_mean_images(pixels, dataset.class_names, shown),
@@ -91,6 +94,25 @@ def write_data_plots(
     for name, (figure, alt) in figures.items():
         save_figure(figure, directory / name, alt)
     return {name: alt for name, (_, alt) in figures.items()}
+
+
+def write_augmentation_sheet(
+    directory: Path,
+    originals: NDArray[np.uint8],
+    variants: NDArray[np.uint8],
+    contrast_row: NDArray[np.uint8] | None = None,
+    *,
+    note: str = "",
+) -> str:
+    """Write augmentation.png and .svg: see `plot_augmentation_sheet`. Returns the alt text."""
+    figure = plot_augmentation_sheet(originals, variants, contrast_row, note=note)
+    contrast = ", the same after contrast enhancement" if contrast_row is not None else ""
+    alt = (
+        f"{len(originals)} training images{contrast}, and {variants.shape[1]} augmented variants "
+        f"of each{f' ({note})' if note else ''}."
+    )
+    save_figure(figure, directory / "augmentation", alt)
+    return alt
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +135,8 @@ class PixelStatistics:
 
 
 def pixel_statistics(dataset: Dataset, rows: NDArray[np.int64]) -> PixelStatistics:
-    """Count grey values and average images of `rows`, at most MAX_IMAGES evenly spaced, by chunks."""
-    if len(rows) > MAX_IMAGES:
-        rows = rows[np.linspace(0, len(rows) - 1, MAX_IMAGES).round().astype(np.int64)]
+    """Count grey values and average images of `rows`, at most MAX_IMAGES of them evenly spaced."""
+    rows = evenly(rows, MAX_IMAGES)
     low, high = value_range(dataset, rows)
     height, width = dataset.size_px
     k, channels = dataset.num_classes, dataset.channels
@@ -166,14 +187,14 @@ def _membership(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     targets = dataset.targets[rows]
     if dataset.task == "multilabel":
         return np.asarray(targets > 0)
-    return np.asarray(targets[:, None] == np.arange(dataset.num_classes))
+    return np.asarray(targets[:, None] == np.arange(dataset.num_classes), dtype=np.bool_)
 
 
 def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
     if chunk.dtype == np.uint8:
         return np.asarray(chunk, dtype=np.int64)
-    scaled = (chunk.astype(np.float32) - low) * (BINS / (high - low))
-    return np.clip(np.nan_to_num(scaled), 0, BINS - 1).astype(np.int64)
+    scaled = np.nan_to_num((chunk.astype(np.float32) - low) * (BINS / (high - low)))
+    return np.asarray(np.clip(scaled, 0, BINS - 1), dtype=np.int64)
 
 
 # The figures.
@@ -254,7 +275,8 @@ def plot_class_distribution(
     for axes in panels:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / len(order) - 0.1), ncols=3)
+    handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -287,16 +309,14 @@ def _samples(dataset: Dataset, rows: NDArray[np.int64], words: str) -> tuple[Fig
     member = _membership(dataset, rows)
     for index in classes:
         mine = rows[member[:, index]]
-        picks = (
-            mine[np.unique(np.linspace(0, len(mine) - 1, SAMPLES_PER_CLASS).round().astype(int))]
-            if len(mine)
-            else []
-        )
+        each = SAMPLES_PER_CLASS if len(classes) <= 6 else SAMPLES_PER_CLASS // 2
+        picks = evenly(mine, each)
         chosen += [int(row) for row in picks]
         captions += [names[index]] * len(picks)
     images = to_display(dataset.images[np.array(chosen, dtype=np.int64)])
     title = f"Samples of each class ({words} images)"
-    alt = f"Up to {SAMPLES_PER_CLASS} {words} images of each of {len(classes)} classes: {', '.join(names[: len(classes)])}."
+    listed = ", ".join(dataset.class_names[index] for index in classes)
+    alt = f"A few {words} images of each of {len(classes)} classes: {listed}."
     return plot_sample_grid(images, captions, title=title, columns=SAMPLES_PER_CLASS), alt
 
 
@@ -324,7 +344,7 @@ def plot_intensity(pixels: PixelStatistics, shown: str) -> Figure:
 def plot_intensity_per_class(
     pixels: PixelStatistics, class_names: Sequence[str], shown: str
 ) -> Figure:
-    """Draw the histogram of pixel values (mean of channels), a line a class, most frequent first."""
+    """Draw the histogram of pixel values (all channels), a line a class, most frequent first."""
     figure = new_figure(5.0, 3.4 + 0.1 * min(len(class_names), 10))
     axes = figure.subplots()
     names = figure_names(class_names)
@@ -417,12 +437,16 @@ def write_check_page(
         dataset: Where thumbnails come from; needed for `examples`.
         split: To say in which split each thumbnail lies.
         examples: Groups of row numbers to show, by caption: {"Same image in train and test":
-            [[3, 907]], "Darkest": [[12], [80]]}.
+            [[3, 907]]}. Quality outliers are shown without being named here.
 
     Returns:
         The path of check.html.
     """
-    shown = Examples(dataset, split, examples) if dataset is not None and examples else None
+    groups = dict(examples or {})
+    outliers = [[int(each["row"])] for each in _top_outliers(check_json) if "row" in each]
+    if outliers:
+        groups["Furthest from the rest of their class"] = outliers
+    shown = Examples(dataset, split, groups) if dataset is not None and groups else None
     page = check_page(directory, check_json, dataset_json, plots, shown)
     findings = all_findings(check_json, dataset_json)
     document = {
@@ -436,3 +460,7 @@ def write_check_page(
     write_text(directory / "check.md", render("page.md.j2", {"page": page}))
     write_text(directory / "check.html", render("page.html.j2", {"page": page}))
     return directory / "check.html"
+
+
+def _top_outliers(check_json: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return (check_json.get("quality") or {}).get("top") or ()

@@ -16,7 +16,7 @@ def data_facts(data: Mapping[str, Any], split_sha256: str) -> tuple[tuple[str, s
     """What dataset.json says of the data and its split, as names and words."""
     items = [
         ("Data", f"{data.get('name')} ({data.get('source') or 'source not recorded'})"),
-        ("Task", f"{data.get('task')}, {len(data.get('class_names') or ())} classes"),
+        ("Task", f"{data.get('task')}, {_classes_fact(data)}"),
         ("Images", _images_fact(data)),
         ("Split", _split_fact(data.get("split") or {}, split_sha256)),
         ("Groups", _groups_fact(data)),
@@ -26,6 +26,11 @@ def data_facts(data: Mapping[str, Any], split_sha256: str) -> tuple[tuple[str, s
     if data.get("citation"):
         items.append(("Cite", str(data["citation"])))
     return tuple(items)
+
+
+def _classes_fact(data: Mapping[str, Any]) -> str:
+    noun = "labels" if data.get("task") == "multilabel" else "classes"
+    return f"{len(data.get('class_names') or ())} {noun}"
 
 
 def _images_fact(data: Mapping[str, Any]) -> str:
@@ -90,11 +95,9 @@ def class_table(data: Mapping[str, Any]) -> Table | None:
     rows = []
     for index, name in enumerate(data.get("class_names") or ()):
         cells = [f"{counts[split][index]:,}" for split in splits]
-        share = f"{counts['all'][index] / total:.1%}" if total else "–"
+        share = f"{100 * counts['all'][index] / total:.1f} %" if total else "–"
         rows.append((str(name), *cells, f"{counts['all'][index]:,}", share))
     ratio = data.get("imbalance_ratio")
     note = f"Largest class over smallest: {ratio:.1f}." if isinstance(ratio, int | float) else ""
     columns = ("Class", *(SPLIT_TITLES[split] for split in splits), "All", "Share of images")
     return Table("Images of each class", columns, tuple(rows), note, folded=len(rows) > 15)
-
-

@@ -1,8 +1,9 @@
 """What went well or wrong in a training: rules with stable codes, each with its numbers.
 
-Rules compare each series with itself (validation loss now against its own lowest), never the level of
-train loss with that of validation loss: smoothing, dropout and augmentation make training loss another
-quantity. Epoch numbers, not row numbers, measure time, so that a log of every fifth epoch reads the same.
+Rules compare each series with itself (validation loss now against its own lowest), never the level
+of train loss with that of validation loss: smoothing, dropout and augmentation make training loss
+another quantity. Epoch numbers, not row numbers, measure time, so that a log of every fifth epoch
+reads the same.
 """
 
 from __future__ import annotations
@@ -50,8 +51,7 @@ def diagnose(facts: Facts) -> tuple[Diagnosis, ...]:
     Without history and metrics there is nothing to judge and the result is empty.
     """
     found = [result for rule in _rules(facts) if (result := rule(facts)) is not None]
-    rank = {"error": 0, "warning": 1, "info": 2}
-    found.sort(key=lambda item: rank[item.finding.severity])
+    found.sort(key=lambda item: ("error", "warning", "info").index(item.finding.severity))
     troubled = any(item.finding.severity != "info" for item in found)
     if not troubled and facts.history is not None and len(facts.history) >= MIN_EPOCHS:
         return (check_good_run(facts), *found)
@@ -93,8 +93,9 @@ def check_overfitting(facts: Facts) -> Diagnosis | None:
     epoch = int(history.epoch[best])
     kept = "; the weights kept are from before that" if _kept_early(facts, epoch) else ""
     evidence = (
-        f"overfitting: val_loss rose {percent(rise)} since epoch {epoch} ({lowest:.3f} to {last:.3f}) "
-        f"while train loss fell {percent(fall)} ({history.loss[best]:.3f} to {_tail_mean(history.loss):.3f}){kept}."
+        f"overfitting: val_loss rose {percent(rise)} since epoch {epoch} ({lowest:.3f} to "
+        f"{last:.3f}) while train loss fell {percent(fall)} ({history.loss[best]:.3f} to "
+        f"{_tail_mean(history.loss):.3f}){kept}."
     )
     advice = "Stronger augmentation, more dropout, a smaller network or fewer epochs."
     return _diagnosis("T001", "warning", evidence, advice, epoch=epoch, words="overfits from here")
@@ -106,14 +107,14 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
     majority = _majority_share(facts, "train")
     first, last = history.loss[0], _tail_mean(history.loss)
     fall, accuracy = -_change(first, last), _tail_mean(history.accuracy)
-    slow = np.isfinite(fall) and 0 > -fall > -0.15 if majority is None else fall < 0.30
+    slow = -0.05 < fall < (0.15 if majority is None else 0.30)  # a rise is another finding
     low = majority is None or accuracy < majority + 0.25 * (1 - majority)
-    if not (slow and low) or not np.isfinite(fall) or fall < -0.05:
+    if not (slow and low):
         return None
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (
-        f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) over epochs "
-        f"{_epochs(history)} and train accuracy is {accuracy:.3f}{beside}."
+        f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) "
+        f"over epochs {_epochs(history)} and train accuracy is {accuracy:.3f}{beside}."
     )
     return _diagnosis(
         "T002", "warning", evidence, "More epochs, a larger network or a higher rate."
@@ -138,8 +139,8 @@ def check_plateau(facts: Facts) -> Diagnosis | None:
         return None
     epoch = int(history.epoch[-window])
     evidence = (
-        f"plateau: since epoch {epoch} train loss ({train[-1]:.3f}) and val_loss ({val[-1]:.3f}) moved "
-        f"by {percent(moved, 1)} at most, at a constant learning rate of {rates[-1]:.1e}."
+        f"plateau: since epoch {epoch} train loss ({train[-1]:.3f}) and val_loss ({val[-1]:.3f}) "
+        f"moved by {percent(moved, 1)} at most, at a constant learning rate of {rates[-1]:.1e}."
     )
     return _diagnosis(
         "T003", "info", evidence, "Lower the rate by a schedule.", epoch=epoch, words="plateau"
@@ -159,8 +160,8 @@ def check_divergence(facts: Facts) -> Diagnosis | None:
             return None
         epoch = int(history.epoch[int(history.loss.argmin())])
         evidence = (
-            f"divergence: train loss rose from {lowest:.3f} in epoch {epoch} to {last:.3f} in the last, "
-            f"above the {history.loss[0]:.3f} it began with."
+            f"divergence: train loss rose from {lowest:.3f} in epoch {epoch} to {last:.3f} in the "
+            f"last, above the {history.loss[0]:.3f} it began with."
         )
     return _diagnosis(
         "T004", "error", evidence, "Lower the learning rate.", epoch=epoch, words="diverges"
@@ -182,9 +183,9 @@ def check_noisy(facts: Facts) -> Diagnosis | None:
     worst = int(jumps[np.argmax(ratio[jumps])])
     epoch = int(history.epoch[skip + worst + 1])
     evidence = (
-        f"noisy: val_loss jumped by more than {percent(JUMP)} from one epoch to the next {len(jumps)} times in "
-        f"{len(ratio)} (worst: {val[worst]:.3f} to {val[worst + 1]:.3f} in epoch {epoch}); train loss rose "
-        f"in {percent(rises)} of the epochs."
+        f"noisy: val_loss jumped by more than {percent(JUMP)} from one epoch to the next "
+        f"{len(jumps)} times in {len(ratio)} (worst: {val[worst]:.3f} to {val[worst + 1]:.3f} in "
+        f"epoch {epoch}); train loss rose in {percent(rises)} of the epochs."
     )
     advice = "Lower the learning rate, enlarge the batch, or average the weights."
     return _diagnosis("T005", "warning", evidence, advice, epoch=epoch, words="largest jump")
@@ -203,8 +204,9 @@ def check_still_improving(facts: Facts) -> Diagnosis | None:
     epochs = int(history.epoch[-1] - history.epoch[-window])
     if not (start > end and -_change(start, end) / max(epochs, 1) > 0.01):
         return None
+    fall = percent(-_change(start, end))
     evidence = (
-        f"still improving: val_loss fell {percent(-_change(start, end))} over the last {epochs} epochs "
+        f"still improving: val_loss fell {fall} over the last {epochs} epochs "
         f"({start:.3f} to {end:.3f}) and was lowest in the last one, {int(history.epoch[-1])}."
     )
     return _diagnosis("T006", "info", evidence, "Train for more epochs.")
@@ -214,12 +216,15 @@ def check_too_short(facts: Facts) -> Diagnosis | None:
     """T007: under three epochs no curve can be judged."""
     history = _history(facts)
     count = len(history)
-    evidence = f"too short to judge: {count} epoch{'s' if count > 1 else ''} recorded, at least {MIN_EPOCHS} are needed."
+    evidence = (
+        f"too short to judge: {count} epoch{'s' if count > 1 else ''} recorded, at least "
+        f"{MIN_EPOCHS} are needed."
+    )
     return _diagnosis("T007", "info", evidence, "Train for more epochs.")
 
 
 def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
-    """T011: validation accuracy lies far below train accuracy from the first half on, no overfit yet."""
+    """T011: validation accuracy lies far below train accuracy from the first half on."""
     history = _history(facts)
     if check_overfitting(facts) is not None or len(history) < 4:
         return None
@@ -229,8 +234,8 @@ def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
     if not (gap > 0.12 and last > 0.12):
         return None
     evidence = (
-        f"validation unlike train: validation accuracy lay {gap:.3f} below train accuracy already in the "
-        f"first half of the epochs (median), and {last:.3f} at the end."
+        f"validation unlike train: validation accuracy lay {gap:.3f} below train accuracy already "
+        f"in the first half of the epochs (median), and {last:.3f} at the end."
     )
     advice = "Look for differences between the splits: site, stain, scanner, how they were drawn."
     return _diagnosis("T011", "warning", evidence, advice)
@@ -262,7 +267,9 @@ def check_collapsed(facts: Facts) -> Diagnosis | None:
     name, result = judged_split(facts)
     if result is None or result.get("skill") != "collapsed":
         return None
-    evidence = f"collapsed on {SPLIT_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
+    evidence = (
+        f"collapsed on {SPLIT_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
+    )
     advice = "Do not use this model; change learning rate, class weights or network."
     return _diagnosis("T009", "error", evidence, advice)
 
@@ -288,7 +295,8 @@ def check_split_shift(facts: Facts) -> Diagnosis | None:
             words = {"val": "validation", "train": "training"}[reference]
             evidence = (
                 f"test unlike {words}: class shares differ by {percent(distance, 1)} in all; "
-                f"'{facts.class_names[index]}' is {percent(there, 1)} of {words} and {percent(here, 1)} of test."
+                f"'{facts.class_names[index]}' is {percent(there, 1)} of {words} and "
+                f"{percent(here, 1)} of test."
             )
             advice = "Read scores that depend on prevalence (accuracy, ppv) with this in mind."
             return _diagnosis("T012", "info", evidence, advice)
@@ -306,13 +314,16 @@ def check_test_below_val(facts: Facts) -> Diagnosis | None:
         test = as_interval((facts.splits.get("test") or {}).get(metric))
         if val.low is None or test.high is None or test.high >= val.low:
             continue
-        evidence = f"test below validation: {words} {test} on test, {val} on validation; the intervals do not meet."
-        advice = "The test split is harder or different; expect its score, not validation's, on new images."
+        evidence = (
+            f"test below validation: {words} {test} on test, {val} on validation; the intervals do "
+            "not meet."
+        )
+        advice = "The test split is harder or different: expect its score on new images."
         return _diagnosis("T013", "warning", evidence, advice)
     return None
 
 
-def checkis_too_few(facts: Facts) -> Diagnosis | None:
+def check_too_few(facts: Facts) -> Diagnosis | None:
     """T014: under 30 images (or groups, where there are any) in the judged split."""
     name, result = judged_split(facts)
     if result is None or not is_too_few(result):
@@ -377,7 +388,7 @@ def _history(facts: Facts) -> History:
 
 
 def _finished_schedule(history: History) -> bool:
-    """True if the rate was brought down to under a tenth: the last epochs are then meant to be best."""
+    """True if the rate was brought under a tenth: the last epochs are then meant to be best."""
     rates = history.lr[np.isfinite(history.lr)]
     return bool(len(rates) and rates[-1] < 0.1 * rates.max())
 

@@ -20,7 +20,7 @@ from scanwise.metrics.calibration import (
 from scanwise.metrics.predictions import Predictions
 from scanwise.report.advice import per_class_entries
 from scanwise.report.blocks import Picture
-from scanwise.report.diagnosis import Diagnosis, as_interval
+from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.plots import (
     MAX_CLASSES,
     Curve,
@@ -37,6 +37,7 @@ from scanwise.report.plots import (
 )
 from scanwise.report.run_files import RunFiles
 from scanwise.report.style import inline_svg, read_alt, save_figure
+from scanwise.report.verdict import as_interval, plain
 
 # Figures that others write into plots/ and the report shows where they exist.
 CAPTIONS = {
@@ -164,7 +165,8 @@ def _per_class(run: RunFiles, result: Any, split: str) -> Picture | None:
     counts = [int(entry.get("n") or 0) for _, entry in entries]
     figure = plot_per_class(values, names, counts, split=split, n=int(result.get("n") or 0))
     parts = [
-        f"{name} {value} (n={n:,})" for name, value, n in zip(names, values, counts, strict=True)
+        f"{name} {plain(value)} (n={n:,})"
+        for name, value, n in zip(names, values, counts, strict=True)
     ]
     alt = f"Sensitivity of each class with 95 % interval: {'; '.join(parts[:MAX_CLASSES])}."
     caption = f"Share of each class that is found, with 95 % interval, on {split} images."
@@ -223,7 +225,10 @@ def _pr(name: str, truth: NDArray[np.bool_], score: NDArray[np.float64], area: I
 
 
 def _areas_text(word: str, curves: Sequence[Curve]) -> str:
-    parts = [f"{curve.name} {curve.area} (n={curve.positives:,})" for curve in curves[:MAX_CLASSES]]
+    parts = [
+        f"{curve.name} {plain(curve.area)} (n={curve.positives:,})"
+        for curve in curves[:MAX_CLASSES]
+    ]
     return f"{word}: {'; '.join(parts)}."
 
 
@@ -235,23 +240,19 @@ def _reliability(run: RunFiles, rows: Predictions, split: str) -> Picture | None
     if applied:
         temperature = float(calibration["temperature"])
         before = _bins(rows, raw_probabilities(rows.probabilities, temperature, rows.task))
-    figure = (
-        plot_reliability(before, after, split=split)
-        if before is not None
-        else plot_reliability(after, split=split)
+    where = images_text(len(rows), split)
+    labels = rows.task == "multilabel"
+    figure = plot_reliability(
+        before or after, after if before else None, where=where, labels=labels
     )
     change = (
         f"ECE {before.ece:.3f} before, {after.ece:.3f} after" if before else f"ECE {after.ece:.3f}"
     )
-    where = images_text(len(rows), split)
     alt = f"Reliability diagram on {where}: {change}."
     caption = (
-        f"Share right against confidence on {where}. "
-        + (
-            f"Temperature {calibration['temperature']:.3f}, fitted on validation. "
-            if applied
-            else ""
-        )
+        f"{'Share positive against probability' if labels else 'Share right against confidence'} "
+        f"on {where}. "
+        + (f"Temperature {calibration['temperature']:.3f}, from validation. " if applied else "")
         + f"{change} (15 bins)."
     )
     return _save(run, "reliability", figure, alt, caption)

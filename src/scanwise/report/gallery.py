@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from scanwise.core.files import write_text
 from scanwise.metrics.predictions import Predictions
 from scanwise.report.pages import png_uri, render
-from scanwise.report.plots import plot_predicted_vs_actual, to_display
-from scanwise.report.style import save_figure
+from scanwise.report.plots import evenly, plot_predicted_vs_actual, to_display
+from scanwise.report.style import figure_names, save_figure
+from scanwise.report.verdict import SPLIT_WORDS
 
 MAX_MISTAKES = 60
 MAX_CORRECT = 24
 GRID_IMAGES = 18
-SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
 
 Thumbnails = Callable[[NDArray[np.int64]], NDArray[Any]]
 
@@ -43,11 +43,11 @@ class Answers:
     said: tuple[str, ...]
 
 
-def answers(predictions: Predictions) -> Answers:
-    """Compare predictions with targets row by row."""
+def answers(predictions: Predictions, names: Sequence[str] | None = None) -> Answers:
+    """Compare predictions with targets row by row; `names` replaces the class names."""
     probabilities = np.asarray(predictions.probabilities)
     targets, predicted = np.asarray(predictions.targets), np.asarray(predictions.predicted)
-    names = predictions.class_names
+    names = names or predictions.class_names
     if predictions.task == "multilabel":
         return _label_answers(probabilities, targets, predicted, names)
     rows = np.arange(len(targets))
@@ -218,17 +218,11 @@ def _link(path: str, folder: Path) -> str:
     return quote(Path(relative).as_posix())
 
 
-def evenly(rows: NDArray[np.int64], how_many: int) -> NDArray[np.int64]:
-    """At most `how_many` of the rows, evenly spaced: nobody chose them."""
-    if len(rows) <= how_many:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, how_many).round().astype(np.int64)]
-
-
 def _write_grids(
     plots: Path, source: _Source, rows: NDArray[np.int64], wrong: NDArray[np.int64], split: str
 ) -> None:
     found, words = source.answers, SPLIT_WORDS[split]
+    short = answers(source.predictions, figure_names(source.predictions.class_names, 12))
     chosen = {
         "samples_predicted": (evenly(rows, GRID_IMAGES), f"Evenly spaced {words} images"),
         "mistakes": (wrong[:GRID_IMAGES], f"Most confident mistakes on {words} images"),
@@ -242,13 +236,18 @@ def _write_grids(
         mistakes = len(picked) - sum(correct)
         figure = plot_predicted_vs_actual(
             source.images(picked),
-            [found.actual[row] for row in picked],
-            [found.said[row] for row in picked],
+            [_cut(short.actual[row]) for row in picked],
+            [_cut(short.said[row]) for row in picked],
             [float(found.confidence[row]) for row in picked],
             correct,
-            title=f"{title}: {mistakes} of these {len(picked)} wrong",
+            title=title if name == "mistakes" else f"{title}: {mistakes} of {len(picked)} wrong",
         )
         save_figure(figure, plots / name, _grid_alt(title, found, picked))
+
+
+def _cut(text: str, most: int = 12) -> str:
+    """Text no longer than its picture is wide."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _grid_alt(title: str, found: Answers, picked: NDArray[np.int64]) -> str:

@@ -18,12 +18,14 @@ from PIL import Image
 from scanwise.core.types import Interval
 from scanwise.report.plots import as_picture
 
-NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, treatment or any clinical decision."
+NOT_A_DEVICE = (
+    "Research software, not a medical device: not for diagnosis, treatment or clinical decisions."
+)
 THUMBNAIL_PX = 160
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a template of this package; HTML ones escape every value, a missing value is an error."""
+    """Fill a template of this package. HTML ones escape all values; a missing value is an error."""
     return _environment(template.endswith(".html.j2")).get_template(template).render(context)
 
 
@@ -39,7 +41,7 @@ def _environment(html: bool) -> Environment:
     )
     environment.filters.update(
         md=markdown_text,
-        cell=markdown_cell,
+        alt=alt_text,
         code=code_text,
         count=count_text,
         percent=percent_text,
@@ -53,15 +55,20 @@ def _environment(html: bool) -> Environment:
 
 
 def markdown_text(value: object) -> str:
-    """Any text as literal Markdown: a class called '*a*|<b>' stays just that."""
+    """Any text as literal Markdown: a class called '*a*|<b>' stays just that.
+
+    Brackets stay as they are, so that intervals can be read and searched for in the file; what could
+    make a link of them is escaped instead.
+    """
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text)
+    text = re.sub(r"([\\`*|$]|~(?=~)|^#|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"\]([(\[:])", r"]\\\1", text)
 
 
-def markdown_cell(value: object) -> str:
-    """Text of a table cell; intervals keep their brackets readable, which no link follows."""
-    return markdown_text(value).replace("\\[", "[").replace("\\]", "]")
+def alt_text(value: object) -> str:
+    """Alt text of a Markdown image, where brackets must not end it."""
+    return re.sub(r"([\[\]])", r"\\\1", markdown_text(value).replace("]\\", "]"))
 
 
 def code_text(value: object) -> str:
@@ -84,7 +91,7 @@ def count_text(value: object) -> str:
 
 
 def percent_text(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def stack_html(cell: str) -> Markup:

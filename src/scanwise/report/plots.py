@@ -35,6 +35,7 @@ from scanwise.report.style import (
     series_style,
     styled,
 )
+from scanwise.report.verdict import plain
 
 MAX_CLASSES = 30  # above this a full matrix can't be read: the top confusions are shown instead
 MAX_CURVES = 7  # above this only the classes with the lowest area are coloured
@@ -216,7 +217,7 @@ def plot_top_confusions(
     split: str = "test",
     how_many: int = 20,
 ) -> Figure:
-    """Draw the most frequent confusions as bars: 'true as predicted', count and share of the class."""
+    """Draw the most frequent confusions as bars: 'true as predicted', count, share of the class."""
     matrix = np.asarray(matrix)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
@@ -254,7 +255,7 @@ def plot_top_confusions(
 def plot_label_outcomes(
     counts: NDArray[np.int64], label_names: Sequence[str], *, split: str = "test", n: int
 ) -> Figure:
-    """Draw each label's 2×2 table as two bars: positives found or missed, negatives passed or flagged.
+    """Draw each label's 2×2 table as two bars: positives found or missed, negatives passed or not.
 
     Args:
         counts: int (k, 4): true positives, false negatives, false positives, true negatives.
@@ -340,11 +341,11 @@ def _curve_figure(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
         if index not in shown:
             axes.plot(curve.x, curve.y, color=GRID, lw=1, zorder=1)
     for turn, index in enumerate(shown):
-        label = f"{names[index]}: {curves[index].area} (n={curves[index].positives:,})"
+        label = f"{names[index]}: {plain(curves[index].area)} (n={curves[index].positives:,})"
         axes.plot(curves[index].x, curves[index].y, label=label, **series_style(turn))
     if len(shown) < len(curves):
         axes.plot(
-            [], [], color=GRID, lw=2, label=f"{len(curves) - len(shown)} classes with more area"
+            [], [], color=GRID, lw=2, label=f"{len(curves) - len(shown)} others, with more area"
         )
     return figure, axes
 
@@ -374,12 +375,23 @@ def _finish_curves(
 
 @styled
 def plot_reliability(
-    before: ReliabilityBins, after: ReliabilityBins | None = None, *, split: str = "test"
+    before: ReliabilityBins,
+    after: ReliabilityBins | None = None,
+    *,
+    where: str = "",
+    labels: bool = False,
 ) -> Figure:
-    """Draw share right against confidence, before and after temperature scaling, with bin counts."""
+    """Draw share right against confidence, before and after temperature scaling, and bin counts.
+
+    Args:
+        before: Bins as the network gave its probabilities.
+        after: Bins after temperature scaling, or None.
+        where: On what, for the title: "624 test images".
+        labels: Multi-label: bins hold every label's probability and its share of positives.
+    """
     figure = new_figure(5.0, 4.8)
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="confidence = accuracy")
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect")
     shown = [("as trained" if after is not None else "", before, TRAIN, "o")]
     if after is not None:
         shown.append(("temperature-scaled", after, VAL, "s"))
@@ -398,11 +410,11 @@ def plot_reliability(
         )
         width = np.diff(edges) * (0.9 / len(shown))
         histogram.bar(edges[:-1] + width * place, bins.count, width, align="edge", color=colour)
-    n = int(before.count.sum())
-    draw_title(axes, "Reliability", images_text(n, split))
-    axes.set(ylabel="share right", xlim=(0, 1), ylim=(-0.02, 1.02))
+    draw_title(axes, "Reliability", where)
+    axes.set(ylabel="share positive" if labels else "share right", xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.legend(loc="upper left")
-    histogram.set(xlabel="confidence of the predicted class", ylabel="images")
+    confidence = "probability of the label" if labels else "confidence of the predicted class"
+    histogram.set(xlabel=confidence, ylabel="labels" if labels else "images")
     histogram.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     return figure
 
@@ -467,8 +479,15 @@ def as_picture(image: NDArray[Any]) -> NDArray[Any]:
     return image[:, :, :3]
 
 
+def evenly(rows: NDArray[np.int64], how_many: int) -> NDArray[np.int64]:
+    """At most `how_many` of the rows, evenly spaced: nobody chose them."""
+    if len(rows) <= how_many:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, how_many).round().astype(np.int64)]
+
+
 def to_display(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Images (m, h, w, c) of any depth as uint8 for looking at: each stretched to its 1-99 % range."""
+    """Images (m, h, w, c) of any depth as uint8, for looking at: each on its own 1-99 % range."""
     if images.dtype == np.uint8:
         return images
     shown = np.zeros(images.shape, dtype=np.uint8)
@@ -500,7 +519,7 @@ def plot_sample_grid(
         frames: Colour of each image's frame, or None.
     """
     columns = max(1, min(columns, len(images)))
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     pitch = 1.38 if any("\n" in caption for caption in captions) else 1.22
     figure = new_figure(max(0.1 + 0.95 * columns, 3.6), 0.4 + 0.93 * pitch * rows)
     axes = figure.subplots()
@@ -534,11 +553,10 @@ def plot_predicted_vs_actual(
 ) -> Figure:
     """Draw images with the true class, what the model said and how sure it was.
 
-    Right and wrong differ by mark (✓ ✗) and frame as well as by colour.
+    Names must be drawable already (`style.figure_names`). Right and wrong differ by mark (✓ ✗) as
+    well as by the frame's colour.
     """
-    answers = zip(
-        figure_names_each(actual), figure_names_each(predicted), probability, correct, strict=True
-    )
+    answers = zip(actual, predicted, probability, correct, strict=True)
     captions = [
         f"✓ {said} {share:.0%}" if right else f"✗ {said} {share:.0%}\ntrue: {true}"
         for true, said, share, right in answers
@@ -546,11 +564,6 @@ def plot_predicted_vs_actual(
     frames = [RIGHT if right else WRONG for right in correct]
     figure: Figure = plot_sample_grid(images, captions, title=title, columns=columns, frames=frames)
     return figure
-
-
-def figure_names_each(names: Sequence[str]) -> list[str]:
-    """Each name shortened and made drawable by itself (they may repeat)."""
-    return [figure_names([name], 14)[0] for name in names]
 
 
 @styled
@@ -561,7 +574,7 @@ def plot_augmentation_sheet(
     *,
     note: str = "",
 ) -> Figure:
-    """Draw what training will see: originals, the contrast step if there is one, augmented variants.
+    """Draw what training will see: originals, the contrast step if any, augmented variants.
 
     Args:
         originals: uint8 (m, h, w, c), one a column.

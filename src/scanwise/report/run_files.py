@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +14,8 @@ import yaml
 from scanwise.core.errors import DataError, RunError
 from scanwise.core.types import Finding, Severity
 from scanwise.metrics.predictions import Predictions, read_predictions
-from scanwise.report.diagnosis import Facts
 from scanwise.report.history import History, read_history
+from scanwise.report.verdict import Facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,12 @@ def read_run(run_dir: Path) -> RunFiles:
         predictions=_read_predictions(run_dir, dataset.get("task")),
         looks=_read_ledger(run_dir / "test_ledger.csv"),
     )
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors, then warnings, then notes; each in the given order."""
+    rank = {"error": 0, "warning": 1, "info": 2}
+    return tuple(sorted(findings, key=lambda finding: rank[finding.severity]))
 
 
 def finding_of(row: Mapping[str, Any]) -> Finding:

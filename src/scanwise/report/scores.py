@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scanwise.report.advice import per_class_entries
+from scanwise.report.blocks import Table
+from scanwise.report.data_words import SPLIT_TITLES
+from scanwise.report.pages import count_text, interval_text
+from scanwise.report.plots import images_text
+from scanwise.report.run_files import RunFiles
+from scanwise.report.verdict import as_interval, plain, trivial_value, trivial_words
+
 METRICS = {
     "accuracy": "Accuracy",
     "label_accuracy": "Accuracy by label",
@@ -44,32 +52,6 @@ PER_CLASS = {
 }
 
 
-# 3. Evaluation.
-
-
-def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
-    """The scores beside the trivial baselines, the figures, each class, calibration."""
-    if not run.splits:
-        return (Paragraph("Evaluation: not measured (the run has no metrics.json)."),)
-    split = "test" if run.splits.get("test") else "val"
-    blocks: list[Any] = []
-    if split == "val":
-        blocks.append(Paragraph("Test: not measured. The test split was not opened."))
-    blocks.append(metrics_table(run, split, run.splits[split]))
-    if run.clean_test:
-        title = "Test without images that also lie in train"
-        blocks.append(Paragraph(_clean_sentence(run)))
-        blocks.append(metrics_table(run, "test", run.clean_test, title=title, folded=True))
-    if split == "test" and run.splits.get("val"):
-        blocks.append(metrics_table(run, "val", run.splits["val"], folded=True))
-    blocks.append(
-        _pictures(judged, "confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
-    )
-    blocks.append(per_class_table(run, split, run.splits[split]))
-    blocks.append(Paragraph(calibration_text(run, split)))
-    return without_nothing(blocks)
-
-
 def metrics_table(
     run: RunFiles, split: str, result: Mapping[str, Any], *, title: str = "", folded: bool = False
 ) -> Table:
@@ -78,6 +60,8 @@ def metrics_table(
         name: answer
         for name, answer in (result.get("trivial") or {}).items()
         if isinstance(answer, Mapping)
+        # With no label that most images have, "majority" is "all_negative" once more.
+        and not (run.task == "multilabel" and name == "majority" and not answer.get("labels"))
     }
     titles = {
         "majority": _majority_title(run.task, trivial.get("majority") or {}),
@@ -117,7 +101,7 @@ def _metrics_note(run: RunFiles, result: Mapping[str, Any]) -> str:
     return f"{how}↓: lower is better. Run {run.name}, {sha}; recompute with scanwise verify-report."
 
 
-def _clean_sentence(run: RunFiles) -> str:
+def clean_sentence(run: RunFiles) -> str:
     clean, official = run.clean_test or {}, run.splits.get("test") or {}
     parts = []
     for name, result in (("all", official), ("the clean part", clean)):
@@ -144,7 +128,8 @@ def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Tab
     )
     n = int(result.get("n") or 0)
     return Table(
-        f"Each {'label' if run.task == 'multilabel' else 'class'} against the rest: {images_text(n, split)}",
+        f"Each {'label by itself' if run.task == 'multilabel' else 'class against the rest'}: "
+        f"{images_text(n, split)}",
         ("Class", "n", *PER_CLASS.values()),
         rows,
         "95 % intervals in brackets; n is the number of images of the class.",
@@ -156,9 +141,7 @@ def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Tab
 def short_interval(cell: Any) -> str:
     """'0.776 [0.749, 0.801]', or the reason alone where there is no value."""
     value = as_interval(cell)
-    if value.value is None:
-        return f"– ({value.reason})"
-    return str(value).split(" (")[0]
+    return plain(value) if value.value is not None else f"– ({value.reason})"
 
 
 def calibration_text(run: RunFiles, split: str) -> str:
@@ -167,7 +150,8 @@ def calibration_text(run: RunFiles, split: str) -> str:
     if not given:
         return "Calibration: temperature scaling was not measured."
     if not given.get("applied"):
-        return f"Calibration: probabilities are as the network gave them ({given.get('reason') or 'no reason recorded'})."
+        reason = given.get("reason") or "no reason recorded"
+        return f"Calibration: probabilities are as the network gave them ({reason})."
     effects = [f"Calibration: temperature {float(given['temperature']):.3f}, fitted on validation"]
     before, after = given.get("before") or {}, given.get("after") or {}
     if "ece" in before and "ece" in after:
@@ -178,5 +162,3 @@ def calibration_text(run: RunFiles, split: str) -> str:
             f"on {split} {shown['before']['ece']:.3f} before, {shown['after']['ece']:.3f} after"
         )
     return "; ".join(effects) + ". No decision changed by it."
-
-

@@ -1,8 +1,8 @@
 """How every figure looks: colours that colour-blind readers can tell apart, fonts, sizes, files.
 
-Figures are built from `matplotlib.figure.Figure` only; pyplot, with its global state and windows, is
-never imported. Ink, grid and series colours are a fixed set of hex codes, so that `inline_svg` can swap
-them for CSS variables and one drawing serves light and dark pages.
+Figures are built from `matplotlib.figure.Figure` only; pyplot, with its global state and windows,
+is never imported. Ink, grid and series colours are a fixed set of hex codes, so that `inline_svg`
+can swap them for CSS variables and one drawing serves light and dark pages.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ WIDE_FONTS = (
     "Noto Sans Thai",
     "Arial Unicode MS",
 )
+
+CSS_PX_PER_POINT = 1.6  # how large a figure may get on a wide page
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,7 +153,7 @@ def can_draw(text: str) -> bool:
 def figure_names(names: Sequence[str], max_chars: int = 20) -> tuple[str, ...]:
     """Class names as figures can show them: one line, short, drawable, still distinct.
 
-    A name that no font here can draw becomes "class 3" (its index from 0); pages give the full name.
+    A name that no font here can draw becomes "class 3" (its index from 0); pages give it in full.
     """
     shown: list[str] = []
     for index, name in enumerate(names):
@@ -225,17 +227,20 @@ CSS_COLOURS = {
 def inline_svg(svg: str, prefix: str) -> str:
     """An SVG of `save_figure` made ready to stand inside an HTML page.
 
-    Its ids get a prefix (a page holds many figures), its colours become CSS variables, its fixed size
-    becomes a view box, and its <title> goes (browsers would show it as a tooltip everywhere; the
-    aria-label stays).
+    Its ids get a prefix (a page holds many figures), its colours become CSS variables, its size
+    becomes the most it may grow to, and its <title> goes (browsers would show it as a tooltip
+    everywhere; the aria-label stays).
     """
     body = svg[svg.index("<svg") :]
+    size = re.search(r'width="([\d.]+)pt"', body)
+    most = round(float(size.group(1)) * CSS_PX_PER_POINT) if size else 600
     body = re.sub(r"\n? <title>.*?</title>", "", body, count=1, flags=re.DOTALL)
     # A <style> element inside an inline SVG would apply to the whole page.
     body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'\b(width|height)="[\d.]+pt" ?', "", body, count=2)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", body)
+    body = body.replace("<svg ", f'<svg style="max-width:{most}px" ', 1)
     body = re.sub(r"'DejaVu Sans'(, '[^']*')*", "var(--fig-font)", body)
     for colour, variable in CSS_COLOURS.items():
         body = body.replace(colour, variable)

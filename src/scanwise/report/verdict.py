@@ -1,9 +1,9 @@
-"""Is the model better than an answer that never looks? The report's first sentence, with numbers."""
+"""Is the model better than an answer that never looks? The report's first sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scanwise.core.types import Interval
@@ -27,7 +27,7 @@ class Facts:
     weights_restored: bool = True
 
 
-Level = Literal["ok", "no_skill", "collapsed", "too_few", "unmeasured"]
+Level = Literal["ok", "val_only", "no_skill", "collapsed", "too_few", "unmeasured"]
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,23 @@ def verdict(facts: Facts) -> Verdict:
             " The test split was not opened, and the kept epoch was chosen on these very images:"
             " expect less on new ones."
         )
+    level, headline = _headline(result)
+    if name == "val" and level == "ok":
+        return Verdict("val_only", f"{headline}, on validation only", sentence, name)
+    return Verdict(level, headline, sentence, name)
+
+
+def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
     skill = str(result.get("skill", "ok"))
     if skill == "collapsed":
-        return Verdict("collapsed", "Collapsed: one answer for nearly every image", sentence, name)
+        return "collapsed", "Collapsed: one answer for nearly every image"
     if skill == "no_skill":
-        return Verdict("no_skill", "No skill shown", sentence, name)
+        return "no_skill", "No skill shown"
     if is_too_few(result):
-        return Verdict("too_few", "Too few images to conclude", sentence, name)
+        return "too_few", "Too few images to conclude"
     if result.get("accuracy_above_trivial") is False:
-        headline = "Better than chance, but not in plain accuracy"
-        return Verdict("ok", headline, sentence, name)
-    return Verdict("ok", "Better than every trivial answer", sentence, name)
+        return "ok", "Better than chance, but not in plain accuracy"
+    return "ok", "Better than every trivial answer"
 
 
 def _score_sentence(facts: Facts, name: str, result: Mapping[str, Any]) -> str:
@@ -128,8 +134,13 @@ def is_lower_better(metric: str) -> bool:
     return metric.endswith(("_error", "_loss")) or metric in ("ece", "brier")
 
 
+def plain(value: Interval) -> str:
+    """'0.776 [0.749, 0.801]' without the caution that few images bring."""
+    return str(replace(value, reason=None)) if value.value is not None else str(value)
+
+
 def as_interval(cell: Any) -> Interval:
-    """A number of metrics.json ({"value", "ci95"}, {"value": null, "reason"} or bare) as Interval."""
+    """A number of metrics.json: {"value", "ci95"}, {"value": null, "reason"}, or bare."""
     if isinstance(cell, bool) or cell is None:
         return Interval(None, reason="not measured")
     if isinstance(cell, int | float):
@@ -141,7 +152,7 @@ def as_interval(cell: Any) -> Interval:
     return Interval.from_json(cell)
 
 
-def isis_too_few(result: Mapping[str, Any]) -> bool:
+def is_too_few(result: Mapping[str, Any]) -> bool:
     given = result.get("too_few_to_conclude")
     return bool(given) if given is not None else int(result.get("n") or 0) < TOO_FEW
 
@@ -153,5 +164,3 @@ def judged_split(facts: Facts) -> tuple[str, Mapping[str, Any] | None]:
         if result:
             return name, result
     return "test", None
-
-
