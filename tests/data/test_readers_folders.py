@@ -1,4 +1,4 @@
-"""Class folders and pre-split folders: which class, which file, what is left out, what is refused."""
+"""Class folders and pre-split folders: which class, which file, what is left out or refused."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_no_class_one_class_empty_class(tmp_path: Path) -> None:
 
 def test_a_single_train_folder_gets_a_hint(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", {"a": 1, "b": 1})
-    with pytest.raises(DataError, match="'train' looks like a split: give .*train instead"):
+    with pytest.raises(DataError, match=r"'train' looks like a split: give .*train instead"):
         load_folder(tmp_path)
 
 
