@@ -33,7 +33,7 @@ from scanwise.metrics.intervals import wilson_interval
 
 THUMB_PX = 16  # what the metrics see; finer detail is what compression changes
 NUM_SYMMETRIES = 8
-BLOCK_ROWS = 512
+BLOCK_CELLS = 2**21  # similarities held at a time; larger blocks fall out of the cache
 DARKEST_CONTRAST = 1.0  # grey levels; flatter images resemble everything
 PARTNERS = 2  # best partners of an image that are aligned; more found no more leaks on DermaMNIST
 
@@ -76,14 +76,21 @@ CORNERED = tuple(View(1.1, 0, (x, y)) for x in (-0.035, 0.035) for y in (-0.035,
 class Metric:
     """Linear map of thumbnails to a space where copies lie close."""
 
-    mean: NDArray[np.float64]  # (d,)
-    projection: NDArray[np.float64]  # (d, e)
+    centre: Floats  # (e,), where the mean image goes; the same in all 8 symmetries
+    projections: Floats  # (8, d, e), of thumbnails seen in each symmetry
 
-    def embed(self, thumbs: Floats) -> Floats:
-        """Unit vectors, float32 (n, e), of thumbnails (n, t, t, c)."""
-        flat = (thumbs.reshape(len(thumbs), -1) - self.mean) @ self.projection
-        length = np.linalg.norm(flat, axis=1, keepdims=True)
-        return np.asarray(flat / np.maximum(length, 1e-12), dtype=np.float32)
+    def embed(self, thumbs: Floats, code: int = 0) -> Floats:
+        """Unit vectors, float32 (n, e), of thumbnails (n, t, t, c) in symmetry `code`."""
+        return self._unit(thumbs.reshape(len(thumbs), -1) @ self.projections[code])
+
+    def embed_symmetries(self, thumbs: Floats) -> Floats:
+        """Unit vectors of all symmetries, float32 (8, n, e), in one go."""
+        return self._unit(thumbs.reshape(len(thumbs), -1) @ self.projections)
+
+    def _unit(self, vectors: Floats) -> Floats:
+        vectors = vectors - self.centre
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +284,18 @@ def fit_metric(
     total = _scatter(base, mean)
     ridge = 1e-3 * np.trace(within) / len(mean) + 1e-9
     _, vectors = eigh(total, within + ridge * np.eye(len(mean)))
-    return Metric(mean, np.ascontiguousarray(vectors[:, ::-1][:, : min(size, len(mean))]))
+    projection = vectors[:, ::-1][:, : min(size, len(mean))]
+    centre = np.asarray(mean @ projection, np.float32)
+    return Metric(centre, _in_symmetries(projection, base.shape[1:]))
+
+
+def _in_symmetries(projection: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:
+    """Projections (8, d, e) that do to a thumbnail what `projection` does to its symmetries."""
+    places = np.arange(len(projection)).reshape(1, *shape)
+    result = np.empty((NUM_SYMMETRIES, *projection.shape), np.float32)
+    for code in range(NUM_SYMMETRIES):
+        result[code, symmetry(places, code).ravel()] = projection
+    return result
 
 
 def _scatter(thumbs: NDArray[np.generic], mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -329,14 +347,15 @@ def search_views(n: int) -> tuple[View, ...]:
 def search(work: Bytes, metric: Metric, views: tuple[View, ...]) -> Rows:
     """Best partners of every image: rows (m, 3) of first, second, code of the first's view.
 
-    Blocks of rows are compared with all images; memory is BLOCK_ROWS * n floats a few times over.
+    Blocks of rows are compared with all images, so that memory stays bounded.
     """
+    height = _block_rows(len(work))
     index = metric.embed(thumbnails(work))
     best_of_column = np.full((len(work), PARTNERS), -2, np.float32)
     row_of_column = np.zeros((len(work), PARTNERS), np.int64)
     found: list[Rows] = []
-    for start in range(0, len(work), BLOCK_ROWS):
-        rows = np.arange(start, min(start + BLOCK_ROWS, len(work)))
+    for start in range(0, len(work), height):
+        rows = np.arange(start, min(start + height, len(work)))
         block = _best_similarity(work[rows], metric, views, index)
         block[np.arange(len(rows)), rows] = -2
         by_column = np.ascontiguousarray(block.T)
@@ -355,22 +374,20 @@ def search(work: Bytes, metric: Metric, views: tuple[View, ...]) -> Rows:
     return np.column_stack([pairs, _best_codes(work, metric, views, index, pairs)])
 
 
+def _block_rows(n: int) -> int:
+    return int(np.clip(BLOCK_CELLS // n, 64, 512))
+
+
 def _best_similarity(
     block: Bytes, metric: Metric, views: tuple[View, ...], index: Floats
 ) -> Floats:
     best = np.full((len(block), len(index)), -2, np.float32)
     product = np.empty_like(best)
-    for embedded in _embedded_views(block, metric, views):
-        np.matmul(embedded, index.T, out=product)
-        np.maximum(best, product, out=best)
-    return best
-
-
-def _embedded_views(block: Bytes, metric: Metric, views: tuple[View, ...]) -> Iterator[Floats]:
     for view in views:
-        thumbs = thumbnails(viewed(block, view))
-        for each in symmetries(thumbs):
-            yield metric.embed(np.ascontiguousarray(each, dtype=np.float32))
+        for embedded in metric.embed_symmetries(thumbnails(viewed(block, view))):
+            np.matmul(embedded, index.T, out=product)
+            np.maximum(best, product, out=best)
+    return best
 
 
 def viewed(images: Bytes, view: View) -> Bytes:
@@ -401,15 +418,19 @@ def _best_codes(
 ) -> Rows:
     """Which view and symmetry of the first image fits the second best; view * 8 + symmetry."""
     codes = np.zeros(len(pairs), np.int64)
-    for start in range(0, len(work), BLOCK_ROWS):
-        low, high = np.searchsorted(pairs[:, 0], (start, start + BLOCK_ROWS))
+    height = _block_rows(len(work))
+    for start in range(0, len(work), height):
+        low, high = np.searchsorted(pairs[:, 0], (start, start + height))
         part = pairs[low:high]
-        block = work[start : start + BLOCK_ROWS]
+        block = work[start : start + height]
+        fixed = index[part[:, 1]]
         scores = [
-            np.einsum("pe,pe->p", embedded[part[:, 0] - start], index[part[:, 1]])
-            for embedded in _embedded_views(block, metric, views)
+            np.einsum("spe,pe->sp", embedded[:, part[:, 0] - start], fixed)
+            for embedded in (
+                metric.embed_symmetries(thumbnails(viewed(block, view))) for view in views
+            )
         ]
-        codes[low:high] = np.argmax(scores, axis=0)
+        codes[low:high] = np.concatenate(scores).argmax(axis=0)
     return codes
 
 
