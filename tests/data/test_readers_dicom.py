@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -305,6 +306,20 @@ def test_no_patient_data_in_anything_that_comes_out(
     said += "".join(capfd.readouterr())
     assert "SECRET" not in said
     assert image.group == hashlib.sha256(("SECRET" * 20).encode()).hexdigest()[:16]
+
+
+def test_log_and_tracebacks_quote_no_header_value(caplog: pytest.LogCaptureFixture) -> None:
+    data = dicom(RAMP, NumberOfFrames=1)
+    bad = data.replace(b"IS\x02\x001 ", b"IS\x02\x001Q")  # pydicom would log "Invalid value: '1Q'"
+    assert bad != data
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(DataError, match="NumberOfFrames is not a whole number") as error,
+    ):
+        read_image(bad)
+    assert "1Q" not in caplog.text
+    assert "1Q" not in "".join(traceback.format_exception(error.value))
+    assert not logging.getLogger("pydicom").disabled
 
 
 def test_no_patient_no_group() -> None:
