@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from scanwise.core.types import Dataset, Provenance, Split, Task
 from scanwise.metrics.calibration import Calibration, apply_temperature, calibrate
 from scanwise.metrics.evaluate import calibration_document, evaluate_predictions, metrics_document
 from scanwise.metrics.predictions import Predictions, make_predictions, write_predictions
+from scanwise.report.build import build_report
+from scanwise.report.data_plots import write_data_plots
+from scanwise.report.gallery import write_gallery
 
 RESAMPLES = 60
 GUIDE_ROWS = (  # seed S2's example of a good training run
@@ -331,3 +335,30 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return simulate_run(folder, what or Simulated(), rows)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sim() -> SimpleNamespace:
+    """The helpers of this file, for tests that need more than a run folder."""
+    return SimpleNamespace(
+        Simulated=Simulated,
+        history_rows=history_rows,
+        guide_history=guide_history,
+        dataset=simulate_dataset,
+        images=simulate_images,
+        predictions=simulate_predictions,
+    )
+
+
+@pytest.fixture(scope="session")
+def good_run(make_run: Callable[..., Path]) -> Path:
+    """A finished run with gallery, data plots and report. Read only."""
+    what = Simulated(n_test=400)
+    folder = make_run(what, history_rows(overfit_from=7))
+    predictions, _ = simulate_predictions(what)
+    images = simulate_images(len(predictions), predictions.targets)
+    write_gallery(folder, lambda rows: images[rows], predictions)
+    dataset, split = simulate_dataset(what)
+    write_data_plots(dataset, split, folder / "plots")
+    build_report(folder)
+    return folder

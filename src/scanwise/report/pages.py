@@ -57,12 +57,12 @@ def _environment(html: bool) -> Environment:
 def markdown_text(value: object) -> str:
     """Any text as literal Markdown: a class called '*a*|<b>' stays just that.
 
-    Brackets stay as they are, so that intervals can be read and searched for in the file; what could
-    make a link of them is escaped instead.
+    Brackets stay as they are, so that intervals can be read and searched for in the file; what
+    could make a link of them is escaped instead.
     """
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*|$]|~(?=~)|^#|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    text = re.sub(r"([\\`*|$~]|^#|(?<!\w)_|_(?!\w))", r"\\\1", text)
     return re.sub(r"\]([(\[:])", r"]\\\1", text)
 
 
