@@ -53,8 +53,7 @@ class Interval:
             return f"not evaluable ({self.reason})" if self.reason else "not evaluable"
         if self.low is None or self.high is None:
             return f"{self.value:.3f}"
-        caution = f" ({self.reason})" if self.reason else ""
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{caution}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)

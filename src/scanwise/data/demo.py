@@ -56,7 +56,7 @@ class DemoSpec:
 
     n: int = 1500  # readable images
     noise: float = 0.02  # share of wrong labels
-    slides: int = 12
+    slides: int = 150
     size: int = 48  # side in px
     seed: int = 0
     broken: int = 0  # files besides the n that can't be read

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,27 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from scanwise.core.types import SPLIT_NAMES, Split, SplitName
-from scanwise.data.near_duplicates import find_near_pairs, symmetries
+from scanwise.data.near_duplicates import find_near_pairs
+from scanwise.data.views import symmetries
 
 Rows = NDArray[np.int64]
 
-# Images whose pixels are hashed at a time.
-HASH_BLOCK = 4096
+BLOCK_BYTES = 2**23  # pixels read at a time; sums need eight times as much
+PAIRS_OF_SPLITS: tuple[tuple[SplitName, SplitName], ...] = (
+    ("train", "val"),
+    ("train", "test"),
+    ("val", "test"),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows that show the same picture; `similarity` is 1 for exact copies."""
+
+    first: int
+    second: int
+    kind: Literal["exact", "near"]
+    similarity: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,18 +41,20 @@ class Duplicates:
     """What is the same picture: clusters of rows, each sorted, the largest first.
 
     `exact` are pairs (m, 2) whose pixels are equal, as they are or after a flip or quarter turn;
-    `near` are pairs that are copies after alignment (re-compressed, cropped, turned, re-lit), or so
-    alike that they are photographs of the same thing. `alike_cut` is the similarity from which a pair
-    counts as alike, or None where this data set's labels vouch for none.
+    `near` are pairs that are copies after alignment (re-compressed, cropped, turned, re-lit:
+    `copies` says which), or so alike that they are photographs of the same thing. `alike_cut` is
+    the similarity from which a pair counts as alike, or None where this data set's labels vouch
+    for none.
     """
 
     num_images: int
     exact: Rows
     near: Rows
-    similarity: NDArray[np.float64]
+    similarity: NDArray[np.float64]  # of the near pairs, in [-1, 1]
+    copies: NDArray[np.bool_]  # whether a near pair is a copy, not only alike
     alike_cut: float | None
     clusters: tuple[Rows, ...]
-    conflicts: tuple[Rows, ...]  # clusters of exact copies that carry two labels
+    conflicts: tuple[Rows, ...]  # clusters of copies (exact or near) that carry two labels
 
     def cluster_of_row(self) -> Rows:
         """Cluster number of each row, int (n,); -1 for images that are alone."""
@@ -45,6 +63,14 @@ class Duplicates:
             numbers[rows] = number
         return numbers
 
+    def pairs(self) -> Iterator[Pair]:
+        """Exact pairs, then near ones, the most similar first."""
+        for first, second in self.exact.tolist():
+            yield Pair(first, second, "exact", 1.0)
+        for k in np.argsort(-self.similarity, kind="stable"):
+            first, second = self.near[k].tolist()
+            yield Pair(first, second, "near", float(self.similarity[k]))
+
 
 def find_duplicates(
     images: NDArray[np.generic], targets: NDArray[np.int64], *, near: bool = True, seed: int = 0
@@ -52,70 +78,91 @@ def find_duplicates(
     """Find pictures that occur more than once.
 
     Args:
-        images: (n, h, w, c); a memory map is read in blocks.
+        images: (n, h, w, c) of any numeric type; a memory map is read in blocks.
         targets: int (n,) or (n, k); copies with different targets are conflicts.
-        near: Also search for near duplicates.
+        near: Also search for near duplicates (n² / 10⁸ times some ten seconds).
         seed: Of the sample that the near-duplicate metric is fitted on.
 
     Returns:
         Exact pairs (the 8 flips and quarter turns included), near pairs, and their clusters.
+        Images of a single colour are no one's copy.
     """
     n = len(images)
     exact = _exact_pairs(images)
-    found = find_near_pairs(images, targets, seed=seed) if near and n > 2 else None
-    close = np.empty((0, 2), np.int64) if found is None else found.rows
-    similarity = np.empty(0) if found is None else found.similarity
-    if found is not None and len(exact):
-        known = exact[:, 0] * n + exact[:, 1]
-        fresh = ~np.isin(close[:, 0] * n + close[:, 1], known)
-        close, similarity = close[fresh], similarity[fresh]
-    clusters = _clusters(n, np.concatenate([exact, close]))
+    found = find_near_pairs(images, targets, seed=seed) if near and images.size else None
+    if found is None:
+        close, similarity = np.empty((0, 2), np.int64), np.empty(0)
+        copies, cut = np.empty(0, bool), None
+    else:
+        new = ~_same_exact_cluster(n, exact, found.rows)
+        close, similarity = found.rows[new], found.similarity[new]
+        copies, cut = found.copies[new], found.alike_cut
+    sure = _clusters(n, np.concatenate([exact, close[copies]]))
     return Duplicates(
         num_images=n,
         exact=exact,
         near=close,
         similarity=similarity,
-        alike_cut=None if found is None else found.alike_cut,
-        clusters=clusters,
-        conflicts=tuple(
-            rows for rows in _clusters(n, exact) if len(np.unique(targets[rows], axis=0)) > 1
-        ),
+        copies=copies,
+        alike_cut=cut,
+        clusters=_clusters(n, np.concatenate([exact, close])),
+        conflicts=tuple(rows for rows in sure if (targets[rows] != targets[rows[0]]).any()),
     )
 
 
+# --- exact copies ------------------------------------------------------------------------------
+
+
 def _exact_pairs(images: NDArray[np.generic]) -> Rows:
-    """Pairs of equal pixels in one of the 8 symmetries: each row with the first of its kind."""
+    """Pairs of equal pixels in one of the 8 symmetries: each row with the first of its kind.
+
+    Sums that no symmetry changes sort out almost all images, so that few are hashed 8 times.
+    """
+    if not images.size:
+        return np.empty((0, 2), np.int64)
+    sums = np.concatenate([_sums(block) for _, block in _blocks(images)])
+    _, kind, size = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
     first_of: dict[bytes, int] = {}
     pairs = []
-    for start in range(0, len(images), HASH_BLOCK):
-        block = np.asarray(images[start : start + HASH_BLOCK])
-        # Constant images are "equal" without being copies of anything: nothing to see in them.
-        flat = block.reshape(len(block), -1)
-        plain = (flat == flat[:, :1]).all(axis=1)
-        for offset, key in enumerate(_keys(block)):
-            if plain[offset]:
-                continue
-            row = start + offset
-            first = first_of.setdefault(key, row)
-            if first != row:
-                pairs.append((first, row))
+    for row in np.flatnonzero(size[kind.ravel()] > 1).tolist():
+        image = np.asarray(images[row])
+        if (image == image[:1, :1]).all():
+            continue
+        first = first_of.setdefault(_key(image), row)
+        if first != row:
+            pairs.append((first, row))
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _keys(block: NDArray[np.generic]) -> Iterator[bytes]:
-    """One key an image, the same for all of its flips and quarter turns."""
-    square = block.shape[1] == block.shape[2]
-    turned = list(symmetries(block)) if square else _mirrors(block)
-    digests = [
-        [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in each]
-        for each in turned
-    ]
-    return (min(of_image) for of_image in zip(*digests, strict=True))
+def _blocks(images: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    step = max(1, BLOCK_BYTES // max(1, images[0].nbytes))
+    for start in range(0, len(images), step):
+        yield start, np.asarray(images[start : start + step])
 
 
-def _mirrors(block: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-    """The four symmetries of a picture that is not square."""
-    return [block, block[:, ::-1], block[:, :, ::-1], block[:, ::-1, ::-1]]
+def _sums(block: NDArray[np.generic]) -> NDArray[np.uint64]:
+    """Sums of the pixels' bit patterns and of their squares, channel by channel, (b, 2c)."""
+    bits = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
+    flat = bits.reshape(len(bits), -1, bits.shape[3]).astype(np.uint64)
+    return np.concatenate([flat.sum(axis=1), (flat * flat).sum(axis=1)], axis=1)
+
+
+def _key(image: NDArray[np.generic]) -> bytes:
+    """One key for an image (h, w, c) and all of its flips and quarter turns."""
+    hashes = (
+        hashlib.blake2b(
+            repr(each.shape).encode() + np.ascontiguousarray(each).tobytes(), digest_size=16
+        )
+        for each in symmetries(image[None])
+    )
+    return min(each.digest() for each in hashes)
+
+
+def _same_exact_cluster(n: int, exact: Rows, pairs: Rows) -> NDArray[np.bool_]:
+    """Which pairs are exact copies already."""
+    names = np.arange(n)
+    names[exact[:, 1]] = exact[:, 0]
+    return np.asarray(names[pairs[:, 0]] == names[pairs[:, 1]])
 
 
 def _clusters(n: int, pairs: Rows) -> tuple[Rows, ...]:
@@ -128,6 +175,9 @@ def _clusters(n: int, pairs: Rows) -> tuple[Rows, ...]:
     order = linked[np.argsort(labels[linked], kind="stable")]
     parts = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return tuple(sorted(parts, key=lambda rows: (-len(rows), int(rows[0]))))
+
+
+# --- splits ------------------------------------------------------------------------------------
 
 
 def split_of_row(split: Split, n: int) -> NDArray[np.int8]:
@@ -145,26 +195,58 @@ def crossing_images(duplicates: Duplicates, split: Split) -> dict[str, int]:
         {"train-val": images of val, "train-test": images of test, "val-test": images of test}.
     """
     where = split_of_row(split, duplicates.num_images)
-    counts = {"train-val": 0, "train-test": 0, "val-test": 0}
+    counts = {f"{first}-{second}": 0 for first, second in PAIRS_OF_SPLITS}
     for rows in duplicates.clusters:
-        inside = np.bincount(where[rows][where[rows] >= 0], minlength=3)
-        for pair in counts:
-            first, second = (SPLIT_NAMES.index(name) for name in pair.split("-"))
-            counts[pair] += int(inside[second]) if inside[first] else 0
+        inside = dict(zip(SPLIT_NAMES, _in_each_split(where[rows]), strict=True))
+        for first, second in PAIRS_OF_SPLITS:
+            counts[f"{first}-{second}"] += inside[second] if inside[first] else 0
     return counts
 
 
-def leaked_rows(duplicates: Duplicates, split: Split) -> dict[SplitName, Rows]:
-    """Rows of val and test of which training (for test: or validation) holds a copy."""
+def _in_each_split(numbers: NDArray[np.int8]) -> list[int]:
+    return [int((numbers == number).sum()) for number in range(len(SPLIT_NAMES))]
+
+
+def leaked_rows(
+    duplicates: Duplicates, split: Split, groups: Sequence[str] | None = None
+) -> dict[SplitName, Rows]:
+    """Rows of val and test that are no news, because an earlier split holds the same thing.
+
+    Args:
+        duplicates: What `find_duplicates` found.
+        split: The split to judge.
+        groups: Patient or slide of each row; a group that an earlier split holds counts too.
+            Rows whose group is '' belong to none.
+
+    Returns:
+        {"val": rows with a copy (or their group) in train, "test": the same in train or val}.
+    """
     where = split_of_row(split, duplicates.num_images)
     leaked: dict[SplitName, list[int]] = {"val": [], "test": []}
-    for rows in duplicates.clusters:
+    for rows in _alike_or_grouped(duplicates, groups):
         inside = where[rows]
         if (inside == 0).any():
             leaked["val"] += rows[inside == 1].tolist()
-        if np.isin(inside, (0, 1)).any():
+        if ((inside == 0) | (inside == 1)).any():
             leaked["test"] += rows[inside == 2].tolist()
-    return {name: np.array(sorted(rows), np.int64) for name, rows in leaked.items()}
+    return {name: np.unique(np.array(rows, np.int64)) for name, rows in leaked.items()}
+
+
+def _alike_or_grouped(duplicates: Duplicates, groups: Sequence[str] | None) -> Iterable[Rows]:
+    yield from duplicates.clusters
+    if groups is None:
+        return
+    names, number = np.unique(np.array(groups), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+    yield from (rows for name, rows in zip(names, parts, strict=True) if name != "")
+
+
+def clean_test_rows(
+    duplicates: Duplicates, split: Split, groups: Sequence[str] | None = None
+) -> Rows:
+    """Rows of test of which no earlier split holds a copy (or, with `groups`, the group)."""
+    return np.setdiff1d(split.test, leaked_rows(duplicates, split, groups)["test"])
 
 
 def duplicate_groups(
@@ -172,19 +254,18 @@ def duplicate_groups(
 ) -> tuple[str, ...]:
     """A group name for each row, so that no cluster of copies and no given group is cut.
 
-    Groups that share copies are merged; each takes the name of its first member.
+    Groups that share copies are merged; each takes the name of its first member. Rows without a
+    group ('' in `groups`) are groups of their own.
     """
-    units = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    links = [units[rows[[0] * (len(rows) - 1)]] for rows in duplicates.clusters]
-    others = [units[rows[1:]] for rows in duplicates.clusters]
-    pairs = (
-        np.column_stack([np.concatenate(links), np.concatenate(others)])
-        if links
-        else np.empty((0, 2), np.int64)
-    )
+    own = [f"image {row}" for row in range(n)]
+    names = own if groups is None else [group or own[row] for row, group in enumerate(groups)]
+    units = np.unique(np.array(names), return_inverse=True)[1]
+    pairs = [np.empty((0, 2), np.int64)]
+    for rows in duplicates.clusters:
+        pairs.append(np.stack([np.repeat(units[rows[:1]], len(rows) - 1), units[rows[1:]]], axis=1))
+    links = np.concatenate(pairs)
     size = int(units.max()) + 1 if n else 0
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
-    merged = connected_components(graph, directed=False)[1][units]
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(size, size))
+    merged = connected_components(graph, directed=False)[1][units] if n else units
     _, first = np.unique(merged, return_index=True)
-    names = [f"image {row}" if groups is None else groups[row] for row in first]
-    return tuple(names[number] for number in merged)
+    return tuple(names[first[number]] for number in merged)

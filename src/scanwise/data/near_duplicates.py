@@ -1,96 +1,58 @@
-"""Pairs of images that show the same thing: flipped, turned, cropped, re-compressed, photographed again.
+"""Pairs of images that show the same thing: flipped, turned, cropped, re-compressed, taken again.
 
-Perceptual hashes call all chest X-rays alike. Here the data set itself says which differences
-matter: a linear metric is fitted that shrinks what copying does to these images and stretches what
-tells them apart (Fisher's discriminant). There are two: one forgives what a copier does to pixels
-(light, noise, JPEG), the other also small movements (shift, turn, zoom), for the search. Every image
-is searched for among all others in 8 symmetries and several views, its best partners are aligned
-and compared again.
+Every image is searched for among all others in 8 symmetries and several views, by a metric that
+forgives small movements; its best partners are aligned and compared again. Pairs that pass are of
+two kinds. A *copy* differs from its partner by less than compression, light and noise do. A pair is
+*alike* when it may be a second photograph of the same thing. How alike is enough differs from data
+set to data set, so by default no pair is; the cut is lowered only as far as the labels vouch for
+it: chance look-alikes mix the classes, second photographs do not (the target-decoy argument, with
+the other classes as decoys).
 
-Pairs that pass are of two kinds. A *copy* differs from its partner by less than compression, light
-and noise do. A pair is *alike* when it may be a second photograph of the same thing; how alike is
-enough differs from data set to data set, so the cut is moved from "none" only as far as the labels
-vouch for it: chance look-alikes mix the classes, second photographs do not (the target-decoy
-argument, with other classes as the decoys).
-
-Source: Fisher, Ann. Eugenics 7, 1936; alignment: Evangelidis and Psarakis, IEEE TPAMI 30, 2008
-(cv2.findTransformECC); decoys: Elias and Gygi, Nature Methods 4, 2007.
+Source: alignment: Evangelidis and Psarakis, IEEE TPAMI 30, 2008 (cv2.findTransformECC); decoys:
+Elias and Gygi, Nature Methods 4, 2007.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
+from scanwise.data.copy_metric import Metric, fit_metric
+from scanwise.data.views import (
+    NUM_SYMMETRIES,
+    Bytes,
+    Floats,
+    View,
+    contrast,
+    symmetry,
+    thumbnails,
+    warp,
+    working_copies,
+)
 from scanwise.metrics.intervals import wilson_interval
 
-THUMB_PX = 16  # what the metrics see; finer detail is what compression changes
-NUM_SYMMETRIES = 8
 BLOCK_CELLS = 2**21  # similarities held at a time; larger blocks fall out of the cache
 DARKEST_CONTRAST = 1.0  # grey levels; flatter images resemble everything
 PARTNERS = 2  # best partners of an image that are aligned; more found no more leaks on DermaMNIST
 
-# Measured on BreastMNIST, PneumoniaMNIST, DermaMNIST, 1,000 tiles of PathMNIST and 1,000 images of
-# ChestMNIST (docs/audit.md): chance pairs stay below, planted copies above.
+# Measured on five MedMNIST sets (docs/audit.md): chance pairs stay below, planted copies above.
 COPY_ON_GRID = 0.97
 COPY_ALIGNED = 0.985
 LOWEST_ALIKE = 0.93
 MOST_CHANCE_PAIRS = 0.10  # upper bound of the estimated share of chance pairs among those alike
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class View:
-    """One way an image is looked at in the search: turned, magnified about its centre, shifted."""
-
-    zoom: float = 1.0
-    angle_deg: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)  # shares of the side
-
-    def matrix(self, side: int) -> NDArray[np.float64]:
-        """Map of source to target pixels, (2, 3)."""
-        centre = (side - 1) / 2
-        matrix = cv2.getRotationMatrix2D((centre, centre), self.angle_deg, self.zoom)
-        matrix[:, 2] += np.array(self.shift) * side
-        return np.asarray(matrix, np.float64)
-
 
 AS_IT_IS = View()
 ZOOMED = tuple(View(zoom) for zoom in (1.1, 1.22, 1.45, 1.75, 2.1))
 TURNED = (View(1.05, 12), View(1.05, -12))
 # The corners of a crop of a tenth.
 CORNERED = tuple(View(1.1, 0, (x, y)) for x in (-0.035, 0.035) for y in (-0.035, 0.035))
-
-
-@dataclass(frozen=True, eq=False)
-class Metric:
-    """Linear map of thumbnails to a space where copies lie close."""
-
-    centre: Floats  # (e,), where the mean image goes; the same in all 8 symmetries
-    projections: Floats  # (8, d, e), of thumbnails seen in each symmetry
-
-    def embed(self, thumbs: Floats, code: int = 0) -> Floats:
-        """Unit vectors, float32 (n, e), of thumbnails (n, t, t, c) in symmetry `code`."""
-        return self._unit(thumbs.reshape(len(thumbs), -1) @ self.projections[code])
-
-    def embed_symmetries(self, thumbs: Floats) -> Floats:
-        """Unit vectors of all symmetries, float32 (8, n, e), in one go."""
-        return self._unit(thumbs.reshape(len(thumbs), -1) @ self.projections)
-
-    def _unit(self, vectors: Floats) -> Floats:
-        vectors = vectors - self.centre
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,157 +141,6 @@ def alike_cut(
         if bound is not None and bound / mixed_by_chance <= MOST_CHANCE_PAIRS:
             return float(cut)
     return None
-
-
-# --- pixels ------------------------------------------------------------------------------------
-
-
-def to_8bit(images: NDArray[np.generic]) -> Bytes:
-    """uint8 as it is; any other type scaled image by image from its 0.5th to 99.5th percentile."""
-    if images.dtype == np.uint8:
-        return np.asarray(images, np.uint8)
-    values = np.asarray(images, dtype=np.float32)
-    low, high = np.percentile(values, (0.5, 99.5), axis=(1, 2, 3), keepdims=True)
-    scaled = (values - low) / np.maximum(high - low, 1e-12) * 255
-    return np.asarray(np.clip(np.round(scaled), 0, 255), dtype=np.uint8)
-
-
-def working_copies(images: NDArray[np.generic]) -> Bytes:
-    """Small square 8-bit copies (n, s, s, 1 or 3) that the search and the alignment use.
-
-    Up to 48 px a side (32 px above 20,000 images), never larger than the image.
-    """
-    n, height, width, channels = images.shape
-    side = max(4, min(height, width, 48 if n <= 20_000 else 32))
-    copies = np.empty((n, side, side, 3 if channels == 3 else 1), np.uint8)
-    step = max(1, 2**24 // max(1, height * width * channels))
-    for start in range(0, n, step):
-        block = to_8bit(images[start : start + step])
-        if channels not in (1, 3):
-            block = block.mean(axis=3, keepdims=True).round().astype(np.uint8)
-        for i, image in enumerate(block, start):
-            copies[i] = _shrink(image, side)
-    if channels == 3 and (copies == copies[..., :1]).all():
-        return copies[..., :1]  # grey saved as colour
-    return copies
-
-
-def contrast(images: Bytes) -> NDArray[np.float64]:
-    """Standard deviation of each image's pixels (n,), in grey levels."""
-    return np.array([image.std() for image in images])
-
-
-def thumbnails(images: Bytes) -> Floats:
-    """Float (n, t, t, c) with light and contrast taken out, channel by channel."""
-    small = np.stack([_shrink(image, THUMB_PX) for image in images]).astype(np.float32)
-    small -= small.mean(axis=(1, 2), keepdims=True)
-    scale = np.sqrt((small**2).mean(axis=(1, 2, 3), keepdims=True))
-    # Ten grey levels: the contrast of nearly flat images is noise and must not shape the metric.
-    return np.asarray(small / (scale + 10), dtype=np.float32)
-
-
-def _shrink(image: Bytes, side: int) -> Bytes:
-    if image.shape[:2] != (side, side):
-        image = np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    return image.reshape(side, side, -1)
-
-
-def symmetries(images: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """The 8 flips and quarter turns of square images (n, s, s, c)."""
-    for code in range(NUM_SYMMETRIES):
-        yield symmetry(images, code)
-
-
-def symmetry(images: NDArray[np.generic], code: int) -> NDArray[np.generic]:
-    """Quarter turns (code // 2), then a mirror (code % 2), over axes 1 and 2."""
-    turned = np.rot90(images, code // 2, axes=(1, 2))
-    return turned[:, :, ::-1] if code % 2 else turned
-
-
-def warp(image: Bytes, matrix: NDArray[np.float64], *, inverse: bool = False) -> Bytes:
-    """Move an image by a source-to-target map (or its inverse); the outside is mirrored in."""
-    side = image.shape[0]
-    flags = cv2.INTER_LINEAR | (cv2.WARP_INVERSE_MAP if inverse else 0)
-    moved = cv2.warpAffine(
-        image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101
-    )
-    return np.asarray(moved, np.uint8).reshape(image.shape)
-
-
-# --- the metrics -------------------------------------------------------------------------------
-
-
-def fit_metric(
-    work: Bytes, rng: np.random.Generator, *, moved: bool, size: int, num_samples: int = 1500
-) -> Metric:
-    """Fisher's discriminant between what copying changes and what differs between images.
-
-    Both covariances are averaged over the 8 symmetries, so that no orientation is preferred.
-
-    Args:
-        work: Working copies (n, s, s, c).
-        rng: Chooses the sample and its changes.
-        moved: Whether copies may also be shifted, turned and zoomed a little.
-        size: Directions kept, the most telling ones.
-        num_samples: Copies made at least (twice as many as there are images chosen).
-    """
-    chosen = work[rng.choice(len(work), size=min(num_samples, len(work)), replace=False)]
-    base = thumbnails(chosen)
-    repeats = max(2, -(-num_samples // len(chosen)))
-    changes = np.concatenate(
-        [thumbnails(changed(chosen, rng, moved)) - base for _ in range(repeats)]
-    )
-    mean = np.mean([each.mean(axis=0) for each in symmetries(base)], axis=0).ravel()
-    within = _scatter(changes, np.zeros_like(mean))
-    total = _scatter(base, mean)
-    ridge = 1e-3 * np.trace(within) / len(mean) + 1e-9
-    _, vectors = eigh(total, within + ridge * np.eye(len(mean)))
-    projection = vectors[:, ::-1][:, : min(size, len(mean))]
-    centre = np.asarray(mean @ projection, np.float32)
-    return Metric(centre, _in_symmetries(projection, base.shape[1:]))
-
-
-def _in_symmetries(projection: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:
-    """Projections (8, d, e) that do to a thumbnail what `projection` does to its symmetries."""
-    places = np.arange(len(projection)).reshape(1, *shape)
-    result = np.empty((NUM_SYMMETRIES, *projection.shape), np.float32)
-    for code in range(NUM_SYMMETRIES):
-        result[code, symmetry(places, code).ravel()] = projection
-    return result
-
-
-def _scatter(thumbs: NDArray[np.generic], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = np.zeros((len(mean), len(mean)))
-    for each in symmetries(thumbs):
-        flat = each.reshape(len(thumbs), -1).astype(np.float64) - mean
-        total += flat.T @ flat
-    return total / (len(thumbs) * NUM_SYMMETRIES)
-
-
-def changed(images: Bytes, rng: np.random.Generator, moved: bool) -> Bytes:
-    """Each image as a copier leaves it: lit, tinted, noisy, blurred, compressed; moved if asked."""
-    side, channels = images.shape[1], images.shape[3]
-    result = np.empty_like(images)
-    for i, original in enumerate(images):
-        image = original
-        if moved:
-            zoom, angle_deg = float(np.exp(rng.uniform(-0.1, 0.1))), float(rng.uniform(-10, 10))
-            x, y = rng.uniform(-0.04, 0.04, 2)
-            image = warp(image, View(zoom, angle_deg, (x, y)).matrix(side))
-        light = rng.uniform(0.85, 1.12) * rng.uniform(0.95, 1.05, channels)
-        pixels = image * light + rng.normal(0, rng.uniform(0, 4), image.shape)
-        if rng.random() < 0.4:
-            pixels = cv2.GaussianBlur(pixels, (3, 3), rng.uniform(0.3, 0.9)).reshape(image.shape)
-        copy = np.clip(pixels, 0, 255).astype(np.uint8)
-        result[i] = recompressed(copy, int(rng.integers(50, 96))) if rng.random() < 0.85 else copy
-    return result
-
-
-def recompressed(image: Bytes, quality: int) -> Bytes:
-    """The image after a trip through JPEG; grey, or RGB."""
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint8)
-    return decoded.reshape(image.shape)[..., ::-1]
 
 
 # --- search ------------------------------------------------------------------------------------
@@ -486,7 +297,7 @@ def _verify_block(
 
 
 def _cosine(first: Floats, second: Floats) -> NDArray[np.float64]:
-    return np.einsum("pe,pe->p", first, second).astype(np.float64)
+    return np.asarray(np.einsum("pe,pe->p", first, second), np.float64)
 
 
 def align(moving: Bytes, fixed: Bytes, view: View) -> tuple[Bytes, bool]:

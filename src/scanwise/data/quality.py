@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,17 @@ from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError
 from scanwise.core.types import Dataset
-from scanwise.data.near_duplicates import to_8bit
 
-BLOCK = 1024
-# Robust z-score beyond which an image is an outlier of its class. For a normal distribution one in
-# 3.5 million; medical images have heavier tails.
+BLOCK_BYTES = 2**25  # pixels read at a time
+SAMPLE = 500  # images that the scale of 16-bit and float pixels is taken from
+MIN_CLASS = 10  # images that a class needs for a median and a MAD to mean something
+# Robust z-score beyond which an image is an outlier of its class. For a normal distribution that is
+# one in 1.7 million; medical images have heavier tails.
 CUT = 5.0
 MEASURES = ("brightness", "contrast", "sharpness", "entropy", "saturation")
 TOO = {
     "brightness": ("dark", "bright"),
-    "contrast": ("flat", "contrasty"),
+    "contrast": ("low in contrast", "high in contrast"),
     "sharpness": ("blurred", "noisy or sharp"),
     "entropy": ("poor in information", "rich in grey levels"),
     "saturation": ("free of clipped pixels", "clipped to black or white"),
@@ -50,7 +52,12 @@ class Outlier:
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """Scores (n,) of every image and the outliers, strongest first."""
+    """Scores (n,) of every image by measure, and the outliers, strongest first.
+
+    brightness: mean, contrast: standard deviation, both in grey levels of 0-255; sharpness: log of
+    1 + variance of the Laplacian; entropy: bits a pixel; saturation: share of pixels at 0 or 255;
+    size (only where the originals differ): log2 of the original's number of pixels.
+    """
 
     scores: dict[str, NDArray[np.float64]]
     outliers: tuple[Outlier, ...]
@@ -68,32 +75,62 @@ def measure_quality(dataset: Dataset) -> Quality:
     """Score every image and find each class's outliers by median and MAD.
 
     Raises:
-        DataError: If every image is of a single colour.
+        DataError: If there are no pixels, or every image is of a single colour.
     """
-    parts = [
-        _measures(to_8bit(np.asarray(dataset.images[start : start + BLOCK])))
-        for start in range(0, len(dataset), BLOCK)
-    ]
+    if not dataset.images.size:
+        height, width = dataset.size_px
+        raise DataError(
+            f"{dataset.name}: {len(dataset)} images of {height}x{width} px hold no pixels; look at "
+            "the files."
+        )
+    scale = _scale(dataset.images)
+    parts = [_measures(_as_grey_levels(block, scale)) for block in _blocks(dataset.images)]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}
     if not (scores["contrast"] > 0).any():
         raise DataError(
-            f"{dataset.name}: all {len(dataset)} images are of a single colour; look at the files."
+            f"{dataset.name}: all {len(dataset)} images are of a single colour; look at the files "
+            "(an empty export, or masks instead of images?)."
         )
-    if dataset.original_sizes is not None and np.ptp(dataset.original_sizes) > 0:
-        scores["size"] = np.log2(dataset.original_sizes.astype(np.float64).prod(axis=1))
+    sizes = dataset.original_sizes
+    if sizes is not None and (sizes != sizes[0]).any():
+        scores["size"] = np.log2(np.maximum(sizes.astype(np.float64).prod(axis=1), 1))
     return Quality(scores, _outliers(dataset, scores))
 
 
+def _blocks(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    step = max(1, BLOCK_BYTES // max(1, images[0].nbytes))
+    for start in range(0, len(images), step):
+        yield np.asarray(images[start : start + step])
+
+
+def _scale(images: NDArray[Any]) -> tuple[float, float]:
+    """Values that become 0 and 255: for 16-bit and float the range of a sample of the images."""
+    if images.dtype == np.uint8:
+        return 0.0, 255.0
+    rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
+    ends = [(float(images[row].min()), float(images[row].max())) for row in rows]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _as_grey_levels(block: NDArray[Any], scale: tuple[float, float]) -> NDArray[np.uint8]:
+    """Grey uint8 (b, h, w): the mean of the channels, at one scale for all images."""
+    if block.dtype == np.uint8 and block.shape[3] == 1:
+        return np.asarray(block[..., 0])
+    low, high = scale
+    grey = block.mean(axis=3, dtype=np.float32)
+    levels = (grey - low) * (255 / max(high - low, 1e-12))
+    return np.asarray(np.clip(np.round(levels), 0, 255), dtype=np.uint8)
+
+
 def _measures(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Each measure (b,) of uint8 images (b, h, w, c)."""
-    grey = images[..., 0] if images.shape[3] == 1 else images.mean(axis=3).round().astype(np.uint8)
-    flat = grey.reshape(len(grey), -1)
-    sharp = [float(cv2.Laplacian(image, cv2.CV_32F).var()) for image in grey]
+    """Each measure (b,) of grey uint8 images (b, h, w)."""
+    flat = images.reshape(len(images), -1)
+    sharp = [float(cv2.Laplacian(image, cv2.CV_32F).var()) for image in images]
     return {
         "brightness": flat.mean(axis=1),
         "contrast": flat.std(axis=1),
         "sharpness": np.log1p(np.array(sharp)),
-        "entropy": np.array([_entropy(row) for row in flat]),
+        "entropy": np.array([_entropy(pixels) for pixels in flat]),
         "saturation": ((flat == 0) | (flat == 255)).mean(axis=1),
     }
 
@@ -108,12 +145,13 @@ def _entropy(pixels: NDArray[np.uint8]) -> float:
 def _outliers(dataset: Dataset, scores: dict[str, NDArray[np.float64]]) -> tuple[Outlier, ...]:
     strongest = np.zeros(len(dataset))
     reasons = [""] * len(dataset)
-    single = np.zeros(len(dataset), np.int64) if dataset.task == "multilabel" else dataset.targets
+    multilabel = dataset.task == "multilabel"
+    classes = np.zeros(len(dataset), np.int64) if multilabel else dataset.targets
     for name, values in scores.items():
-        z = _robust_z(values, single)
+        z = _robust_z(values, classes)
         for row in np.flatnonzero(np.abs(z) > np.maximum(CUT, strongest)):
             strongest[row] = abs(z[row])
-            reasons[row] = f"{TOO[name][int(z[row] > 0)]} ({name} {values[row]:.3g})"
+            reasons[row] = f"{TOO[name][int(z[row] > 0)]} ({_value(name, dataset, values, row)})"
     for row in np.flatnonzero(scores["contrast"] == 0):
         strongest[row], reasons[row] = np.inf, "of a single colour"
     rows = np.flatnonzero(strongest > CUT)
@@ -122,24 +160,33 @@ def _outliers(dataset: Dataset, scores: dict[str, NDArray[np.float64]]) -> tuple
         Outlier(
             int(row),
             dataset.sample_ids[row],
-            "" if dataset.task == "multilabel" else dataset.class_names[dataset.targets[row]],
+            "" if multilabel else dataset.class_names[dataset.targets[row]],
             reasons[row],
-            min(float(strongest[row]), 1e6),
+            min(float(strongest[row]), 1e6),  # JSON has no infinity
         )
         for row in order
     )
 
 
-def _robust_z(values: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+def _value(name: str, dataset: Dataset, values: NDArray[np.float64], row: int) -> str:
+    if name == "size" and dataset.original_sizes is not None:
+        height, width = dataset.original_sizes[row]
+        return f"{height}x{width} px"
+    return f"{name} {values[row]:.3g}"
+
+
+def _robust_z(values: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(value - median) / (1.4826 MAD) within each class; 0 where a class has under 10 images.
 
     A class whose MAD vanishes (most images share one value) has no scale, so nothing is judged.
+
+    Source: Hampel, J. Am. Stat. Assoc. 69, 1974; 1.4826 makes the MAD a standard deviation.
     """
     z = np.zeros(len(values))
-    for target in np.unique(targets):
-        rows = np.flatnonzero(targets == target)
+    for each in np.unique(classes):
+        rows = np.flatnonzero(classes == each)
         centre = np.median(values[rows])
         spread = 1.4826 * np.median(np.abs(values[rows] - centre))
-        if len(rows) >= 10 and spread > 1e-9:
+        if len(rows) >= MIN_CLASS and spread > 1e-9:
             z[rows] = (values[rows] - centre) / spread
     return z

@@ -21,12 +21,15 @@ def run_summary(run: Run) -> str:
     """The headline numbers with n and interval, the trivial baselines, the verdict, the report."""
     metrics = run.metrics
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    lines = ["", report["verdict"], ""]
+    lines = ["", *_verdict(report["verdict"]), ""]
     for title, part in _parts(metrics):
         lines.append(f"{title} (n = {part['n']:,}), with 95 % intervals")
         for words, key in HEADLINES:
             lines.append(f"  {words:<18} {_text(part[key])}")
         lines.append(f"  {'trivial':<18} {_trivial(part['trivial'])}")
+        caution = part["accuracy"].get("note")
+        if caution:
+            lines.append(f"  caution: {caution}")
     if "test" not in metrics["splits"]:
         lines.append("test: not opened (scanwise evaluate RUN opens it)")
     looks = len(run.test_looks())
@@ -43,6 +46,11 @@ def run_summary_json(run: Run) -> dict[str, Any]:
         "bundle": str(run.bundle),
         "metrics": run.metrics,
     }
+
+
+def _verdict(verdict: dict[str, Any]) -> list[str]:
+    """The report's verdict: a headline and one sentence with numbers."""
+    return [str(verdict[key]) for key in ("headline", "sentence") if verdict.get(key)]
 
 
 def _parts(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

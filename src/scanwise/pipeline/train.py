@@ -324,7 +324,8 @@ def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
         preview.enhanced,
         note=preview.caption,
     )
-    save_figure(figure, run.path / "plots" / "augmentation")
+    alt = f"Training images as they are, above {len(preview.augmented)} augmented variants of each."
+    save_figure(figure, run.path / "plots" / "augmentation", f"{alt} {preview.caption}")
 
 
 def _as_tensor(weights: NDArray[Any] | None) -> Tensor | None:
