@@ -33,7 +33,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 def _environment(html: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("scanwise.report"),
-        autoescape=False,
+        autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
