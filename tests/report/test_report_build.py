@@ -348,3 +348,29 @@ def test_absent_class_reads_not_evaluable_never_zero(
         if line.startswith("| never | 0 |") and "n=0" in line
     )
     assert "0.000" not in row
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_few_images_are_said_beside_every_score(
+    make_run: Callable[..., Path], sim: SimpleNamespace
+) -> None:
+    folder = make_run(sim.Simulated(n_test=25, skill=4.0))
+    build_report(folder)
+    html, markdown = read(folder, "report.html"), read(folder, "report.md")
+    first_screen = html[: html.index("<h2>Overview</h2>")]
+    assert "Too few images to conclude" in first_screen
+    assert first_screen.count("too few to conclude (n=25)") >= 3
+    assert "Too few to conclude (n=25)." in markdown.split("## Evaluation")[1]
+    assert "T014" in markdown
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_nested_settings_are_flat_rows(make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    training = json.loads(read(folder, "training.json"))
+    training["preprocessing"] = {"contrast": {"kind": "clahe", "clip": 1.5}, "mean": [0.123456789]}
+    (folder / "training.json").write_text(json.dumps(training))
+    build_report(folder)
+    markdown = read(folder, "report.md")
+    assert "| contrast.kind | clahe |" in markdown
+    assert "| mean | 0.123457 |" in markdown

@@ -13,7 +13,7 @@ from typing import Any
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import Finding, Interval
-from scanwise.report.verdict import Facts, as_interval, plain
+from scanwise.report.verdict import Facts, as_interval
 
 MOST = 5
 SMALLER = {
@@ -402,7 +402,7 @@ def more_images(situation: Situation) -> Recommendation | None:
     return Recommendation(
         "A012",
         f"Get more images of '{name}'",
-        f"'{name}' has the lowest sensitivity, {plain(sensitivity)} on {n} {split} images{beside}.",
+        f"'{name}' has the lowest sensitivity, {sensitivity} on {n} {split} images{beside}.",
         situation.command(),
         "A narrower interval, and most likely fewer missed; run it again on the larger data.",
         urgency=4,

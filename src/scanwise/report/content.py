@@ -456,7 +456,7 @@ def provenance(run: RunFiles) -> tuple[Any, ...]:
         blocks.append(Paragraph("Plan: not available (the run has no plan.yaml)."))
     steps = run.training.get("preprocessing")
     if steps:
-        rows = tuple((key, _value_text(value)) for key, value in steps.items())
+        rows = tuple(_flat(steps))
         blocks.append(
             Table(
                 "Preprocessing, fitted on train", ("Step", "Value"), rows, words=True, folded=True
@@ -485,8 +485,10 @@ def provenance(run: RunFiles) -> tuple[Any, ...]:
 def _value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_value_text(part)}" for key, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_value_text(part) for part in value)
+        return ", ".join(_value_text(part) for part in value) or "none"
     return "none" if value is None else str(value)
 
 

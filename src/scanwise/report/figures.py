@@ -37,7 +37,7 @@ from scanwise.report.plots import (
 )
 from scanwise.report.run_files import RunFiles
 from scanwise.report.style import inline_svg, read_alt, save_figure
-from scanwise.report.verdict import as_interval, plain
+from scanwise.report.verdict import as_interval
 
 # Figures that others write into plots/ and the report shows where they exist.
 CAPTIONS = {
@@ -165,8 +165,7 @@ def _per_class(run: RunFiles, result: Any, split: str) -> Picture | None:
     counts = [int(entry.get("n") or 0) for _, entry in entries]
     figure = plot_per_class(values, names, counts, split=split, n=int(result.get("n") or 0))
     parts = [
-        f"{name} {plain(value)} (n={n:,})"
-        for name, value, n in zip(names, values, counts, strict=True)
+        f"{name} {value} (n={n:,})" for name, value, n in zip(names, values, counts, strict=True)
     ]
     alt = f"Sensitivity of each class with 95 % interval: {'; '.join(parts[:MAX_CLASSES])}."
     caption = f"Share of each class that is found, with 95 % interval, on {split} images."
@@ -225,10 +224,7 @@ def _pr(name: str, truth: NDArray[np.bool_], score: NDArray[np.float64], area: I
 
 
 def _areas_text(word: str, curves: Sequence[Curve]) -> str:
-    parts = [
-        f"{curve.name} {plain(curve.area)} (n={curve.positives:,})"
-        for curve in curves[:MAX_CLASSES]
-    ]
+    parts = [f"{curve.name} {curve.area} (n={curve.positives:,})" for curve in curves[:MAX_CLASSES]]
     return f"{word}: {'; '.join(parts)}."
 
 

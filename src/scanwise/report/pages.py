@@ -95,11 +95,14 @@ def percent_text(value: float) -> str:
 
 
 def stack_html(cell: str) -> Markup:
-    """'0.776 [0.749, 0.801]' with its interval in an element of its own, to go below on phones."""
-    value, bracket, rest = cell.partition(" [")
-    if not bracket:
+    """'0.776 [0.749, 0.801]' with its interval (or reason) in an element of its own.
+
+    Narrow screens and wide tables show it below the value.
+    """
+    found = re.fullmatch(r"(\S+) ([\[(].*)", cell, flags=re.DOTALL)
+    if found is None:
         return escape(cell)
-    return Markup("{} <small>[{}</small>").format(value, rest)
+    return Markup("{} <small>{}</small>").format(*found.groups())
 
 
 def unbroken_html(command: str) -> Markup:

@@ -35,7 +35,6 @@ from scanwise.report.style import (
     series_style,
     styled,
 )
-from scanwise.report.verdict import plain
 
 MAX_CLASSES = 30  # above this a full matrix can't be read: the top confusions are shown instead
 MAX_CURVES = 7  # above this only the classes with the lowest area are coloured
@@ -341,7 +340,7 @@ def _curve_figure(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
         if index not in shown:
             axes.plot(curve.x, curve.y, color=GRID, lw=1, zorder=1)
     for turn, index in enumerate(shown):
-        label = f"{names[index]}: {plain(curves[index].area)} (n={curves[index].positives:,})"
+        label = f"{names[index]}: {curves[index].area} (n={curves[index].positives:,})"
         axes.plot(curves[index].x, curves[index].y, label=label, **series_style(turn))
     if len(shown) < len(curves):
         axes.plot(

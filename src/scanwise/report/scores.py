@@ -11,7 +11,7 @@ from scanwise.report.data_words import SPLIT_TITLES
 from scanwise.report.pages import count_text, interval_text
 from scanwise.report.plots import images_text
 from scanwise.report.run_files import RunFiles
-from scanwise.report.verdict import as_interval, plain, trivial_value, trivial_words
+from scanwise.report.verdict import TOO_FEW, as_interval, caution_text, trivial_value, trivial_words
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -98,7 +98,12 @@ def _metrics_note(run: RunFiles, result: Mapping[str, Any]) -> str:
         else ""
     )
     sha = f"split sha256 {run.split_sha256[:12]}" if run.split_sha256 else "split not saved"
-    return f"{how}↓: lower is better. Run {run.name}, {sha}; recompute with scanwise verify-report."
+    few = caution_text(result)
+    warning = f"{few[0].upper()}{few[1:]}. " if few else ""
+    return (
+        f"{warning}{how}↓: lower is better. Run {run.name}, {sha}; "
+        "recompute with scanwise verify-report."
+    )
 
 
 def clean_sentence(run: RunFiles) -> str:
@@ -123,7 +128,7 @@ def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Tab
     if not entries:
         return None
     rows = tuple(
-        (name, count_text(entry.get("n")), *(short_interval(entry.get(key)) for key in PER_CLASS))
+        (name, _n_cell(entry), *(short_interval(entry.get(key)) for key in PER_CLASS))
         for name, entry in entries
     )
     n = int(result.get("n") or 0)
@@ -132,16 +137,23 @@ def per_class_table(run: RunFiles, split: str, result: Mapping[str, Any]) -> Tab
         f"{images_text(n, split)}",
         ("Class", "n", *PER_CLASS.values()),
         rows,
-        "95 % intervals in brackets; n is the number of images of the class.",
+        "95 % intervals in brackets; n is the number of images of the class. "
+        f"* under {TOO_FEW} independent images: too few to conclude.",
         folded=len(rows) > 15,
         stacked=True,
     )
 
 
+def _n_cell(entry: Mapping[str, Any]) -> str:
+    """The number of images; a star where too few decide the sensitivity."""
+    found = as_interval(entry.get("sensitivity"))
+    return count_text(entry.get("n")) + ("*" if found.value is not None and found.reason else "")
+
+
 def short_interval(cell: Any) -> str:
     """'0.776 [0.749, 0.801]', or the reason alone where there is no value."""
     value = as_interval(cell)
-    return plain(value) if value.value is not None else f"– ({value.reason})"
+    return str(value) if value.value is not None else f"– ({value.reason})"
 
 
 def calibration_text(run: RunFiles, split: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scanwise.core.types import Interval
@@ -73,7 +73,8 @@ def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
     if skill == "no_skill":
         return "no_skill", "No skill shown"
     if is_too_few(result):
-        return "too_few", "Too few images to conclude"
+        noun = "groups" if result.get("num_groups") else "images"
+        return "too_few", f"Too few {noun} to conclude"
     if result.get("accuracy_above_trivial") is False:
         return "ok", "Better than chance, but not in plain accuracy"
     return "ok", "Better than every trivial answer"
@@ -134,11 +135,6 @@ def is_lower_better(metric: str) -> bool:
     return metric.endswith(("_error", "_loss")) or metric in ("ece", "brier")
 
 
-def plain(value: Interval) -> str:
-    """'0.776 [0.749, 0.801]' without the caution that few images bring."""
-    return str(replace(value, reason=None)) if value.value is not None else str(value)
-
-
 def as_interval(cell: Any) -> Interval:
     """A number of metrics.json: {"value", "ci95"}, {"value": null, "reason"}, or bare."""
     if isinstance(cell, bool) or cell is None:
@@ -150,6 +146,11 @@ def as_interval(cell: Any) -> Interval:
     if cell.get("value") is None:
         return Interval(None, reason=str(cell.get("reason") or "not measured"))
     return Interval.from_json(cell)
+
+
+def caution_text(result: Mapping[str, Any]) -> str:
+    """'too few to conclude (groups=6)' as the intervals of a split carry it, or ''."""
+    return as_interval(result.get("accuracy")).reason or ("too few" if is_too_few(result) else "")
 
 
 def is_too_few(result: Mapping[str, Any]) -> bool:
