@@ -1,33 +1,36 @@
 """The checks of a data set and its split: each a function with a code, listed in CHECKS.
 
-| code | what |
-|---|---|
-| D001 | files that can't be decoded |
-| D002 | a class with too few images to learn or to judge |
-| D003 | imbalance between classes |
-| D004 | copies that lie in more than one split: a leak |
-| D005 | the same picture with two labels: a conflict |
-| D006 | copies within a split |
-| D007 | a group (patient, slide) in more than one split: a leak |
-| D008 | images unlike the rest of their class |
-| D009 | a label without positive images in train |
-| D010 | "0 groups shared", the checked fact |
-| K001 | what is known of this public data set (scanwise.data.advisories) |
+| code | what | stops |
+|---|---|---|
+| D001 | files that can't be decoded | unless skipped and at most 5 % |
+| D002 | a class with too few images to be learned or judged | under 5 images |
+| D003 | how many images the classes have, and what precision they support | |
+| D004 | copies that lie in more than one split: a leak | unless official or accepted |
+| D005 | the same picture with two labels: a conflict | |
+| D006 | copies within a split | |
+| D007 | a group (patient, slide) in more than one split: a leak | unless official or accepted |
+| D008 | images unlike the rest of their class | |
+| D009 | a label without positive images in train | manifests and folders |
+| D010 | "0 groups shared", the checked fact | |
+| K001 | what is known of this public data set (scanwise.data.advisories) | |
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError, IntegrityError, ScanwiseError
-from scanwise.core.types import Dataset, Finding, Split
+from scanwise.core.types import SPLIT_NAMES, Dataset, Finding, Split, SplitName
 from scanwise.data.advisories import advisories
 from scanwise.data.duplicates import (
     Duplicates,
+    Pair,
     crossing_images,
     find_duplicates,
     leaked_rows,
@@ -38,9 +41,11 @@ from scanwise.data.splits import group_summary
 from scanwise.metrics.intervals import wilson_interval
 
 MIN_CLASS = 5  # images of a class below which nothing can be learned or judged
-GUIDELINE = 30  # images of a class that the training guide asks for (30 to 50)
+GUIDELINE = (30, 50)  # images of a class that the guide for beginners asks for
 MAX_UNREADABLE = 0.05
+MANY_OUTLIERS = 0.02
 FIRST = 20  # offenders named in a message
+EXAMPLES = 20  # pairs written to dataset.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +62,22 @@ class Material:
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """All that was found. `stop` is the error that forbids training, if there is one."""
+    """All that was found. `stop` is the error that forbids training, if there is one.
+
+    `leaks` counts images with a copy in an earlier split; `leaked` are the rows of val and test
+    that an earlier split knows, by a copy or by their group; `leaky` says whether there are any, so
+    that results must be stamped.
+    """
 
     findings: tuple[Finding, ...]
     duplicates: Duplicates
     quality: Quality
     classes: tuple[dict[str, Any], ...]
     leaks: dict[str, int]
+    leaked: dict[SplitName, NDArray[np.int64]]
     test_share: float  # of test that has a copy in train or val
+    examples: tuple[dict[str, Any], ...]
+    conflicts: tuple[dict[str, Any], ...]
     leaky: bool
     stop: ScanwiseError | None
 
@@ -81,11 +94,13 @@ class CheckReport:
             "duplicates": {
                 "exact_pairs": len(found.exact),
                 "near_pairs": len(found.near),
+                "near_copies": int(found.copies.sum()),
+                "alike_cut": None if found.alike_cut is None else round(found.alike_cut, 3),
                 "clusters": len(found.clusters),
-                "alike_cut": found.alike_cut,
-                "conflicts": len(found.conflicts),
                 "leaks": self.leaks,
                 "test_share": self.test_share,
+                "conflicts": list(self.conflicts),
+                "examples": list(self.examples),
             },
             "quality": self.quality.to_json(),
             "classes": list(self.classes),
@@ -110,29 +125,28 @@ def check_dataset(
         duplicates: What `find_duplicates` found, if it was asked before.
 
     Raises:
-        DataError: If all images are of a single colour.
+        DataError: If there are no pixels, or all images are of a single colour.
     """
+    quality = measure_quality(dataset)
     found = duplicates or find_duplicates(dataset.images, dataset.targets)
-    material = Material(
-        dataset, split, found, measure_quality(dataset), skip_unreadable, accept_leak
-    )
-    findings, stops = [*advisories(dataset)], []
-    for check in CHECKS:
-        finding, stop = check(material)
-        findings += [finding] if finding else []
-        stops += [stop] if stop else []
-    leaks = crossing_images(found, split)
-    leaked = leaked_rows(found, split)["test"]
+    material = Material(dataset, split, found, quality, skip_unreadable, accept_leak)
+    outcomes = [check(material) for check in CHECKS]
+    stops = [stop for _, stop in outcomes if stop is not None]
+    copied = leaked_rows(found, split)["test"]
+    leaked = leaked_rows(found, split, dataset.groups)
     return CheckReport(
-        findings=tuple(findings),
+        findings=(*advisories(dataset), *(finding for finding, _ in outcomes if finding)),
         duplicates=found,
-        quality=material.quality,
+        quality=quality,
         classes=class_rows(dataset, split),
-        leaks=leaks,
-        test_share=len(leaked) / len(split.test) if len(split.test) else 0.0,
-        leaky=any(finding.code in ("D004", "D007") for finding in findings),
+        leaks=crossing_images(found, split),
+        leaked=leaked,
+        test_share=len(copied) / len(split.test) if len(split.test) else 0.0,
+        examples=_examples(material),
+        conflicts=tuple(_conflict(dataset, rows) for rows in found.conflicts[:EXAMPLES]),
+        leaky=any(len(rows) for rows in leaked.values()),
         # An integrity stop outranks a data stop: it says more about the scores.
-        stop=min(stops, key=lambda error: -error.exit_code, default=None),
+        stop=max(stops, key=lambda error: error.exit_code, default=None),
     )
 
 
@@ -140,7 +154,7 @@ def class_rows(dataset: Dataset, split: Split) -> tuple[dict[str, Any], ...]:
     """Counts and shares of each class, and how well its sensitivity can be known on test.
 
     `sensitivity_half_width` is half of the Wilson interval of a sensitivity of 0.9 on the class's
-    test images.
+    test images; None where test has none.
     """
     counts, test = dataset.class_counts(), dataset.class_counts(split.test)
     rows = []
@@ -166,6 +180,8 @@ def sensitivity_half_width(n: int, sensitivity: float = 0.9) -> float | None:
     return (interval.high - interval.low) / 2
 
 
+# --- the checks --------------------------------------------------------------------------------
+
 Outcome = tuple[Finding | None, ScanwiseError | None]
 NOTHING: Outcome = (None, None)
 
@@ -177,54 +193,69 @@ def check_unreadable(material: Material) -> Outcome:
         return NOTHING
     total = len(material.dataset) + len(bad)
     share = len(bad) / total
-    listed = "; ".join(f"{each.path} ({each.reason})" for each in bad[:FIRST])
+    listed = "; ".join(
+        f"{each.path} ({each.class_name + ': ' if each.class_name else ''}{each.reason})"
+        for each in bad[:FIRST]
+    )
     more = f"; and {len(bad) - FIRST} more" if len(bad) > FIRST else ""
-    evidence = f"{len(bad)} of {total} files can't be read: {listed}{more}."
+    evidence = f"{len(bad)} of {total} files ({share:.1%}) can't be read: {listed}{more}."
     if share > MAX_UNREADABLE:
-        message = f"{evidence} Over 5 % is too much to leave out; mend or remove them."
-        return _stop("D001", evidence, "Mend or remove the files.", DataError(message))
-    if not material.skip_unreadable:
-        message = f"{evidence} Mend or remove them, or leave them out with --skip-unreadable."
-        return _stop("D001", evidence, "Mend them, or leave them out.", DataError(message))
-    return Finding("D001", "warning", evidence + " They are left out."), None
+        advice = f"Over {MAX_UNREADABLE:.0%} is too much to leave out: mend or remove the files."
+    elif not material.skip_unreadable:
+        advice = "Mend or remove the files, or leave them out with --skip-unreadable."
+    else:
+        return Finding("D001", "warning", evidence, "They are left out."), None
+    return _stop(material, "D001", evidence, advice)
 
 
 def check_class_sizes(material: Material) -> Outcome:
     """D002: a class with fewer than 5 images stops; one below the guideline of 30 is named."""
     dataset = material.dataset
     counts = dataset.class_counts()
-    few = [i for i in range(len(counts)) if counts[i] < GUIDELINE]
+    few = [i for i in np.argsort(counts, kind="stable").tolist() if counts[i] < GUIDELINE[0]]
     if not few:
         return NOTHING
-    listed = ", ".join(f"'{dataset.class_names[i]}' {counts[i]}" for i in few[:FIRST])
-    evidence = f"classes with under {GUIDELINE} images (30 to 50 are advised): {listed}."
+    noun = "label" if dataset.task == "multilabel" else "class"
+    named = ", ".join(f"'{dataset.class_names[i]}' {counts[i]}" for i in few[:FIRST])
     tiny = [i for i in few if counts[i] < MIN_CLASS]
     if tiny and dataset.task != "multilabel":
-        named = ", ".join(f"'{dataset.class_names[i]}' has {counts[i]}" for i in tiny)
-        message = (
-            f"{dataset.name}: {named} images; a class needs at least {MIN_CLASS} to be learned and "
-            "judged. Add images, merge it into another class or leave it out."
-        )
-        return _stop("D002", evidence, "Add images, or merge the class.", DataError(message))
-    advice = "Read their intervals before their scores; add images of these classes."
+        worst = ", ".join(f"'{dataset.class_names[i]}' has {counts[i]}" for i in tiny[:FIRST])
+        evidence = f"a class needs at least {MIN_CLASS} images to be learned and judged: {worst}."
+        advice = "Add images, merge it into another class or leave it out."
+        return _stop(material, "D002", evidence, advice)
+    evidence = (
+        f"images of each {noun} with under {GUIDELINE[0]} ({GUIDELINE[0]} to {GUIDELINE[1]} are "
+        f"advised): {named}."
+    )
+    advice = "Add images of these; until then read their intervals before their scores."
     return Finding("D002", "warning", evidence, advice), None
 
 
-def check_imbalance(material: Material) -> Outcome:
-    """D003: the most frequent class has over three times the images of the rarest."""
-    dataset = material.dataset
+def check_class_balance(material: Material) -> Outcome:
+    """D003: the counts of the classes, their ratio, and the precision that the rarest supports."""
+    dataset, test = material.dataset, material.dataset.class_counts(material.split.test)
     counts = dataset.class_counts()
     present = np.flatnonzero(counts > 0)
-    if len(present) < 2 or counts[present].max() <= 3 * counts[present].min():
+    if len(present) < 2:
         return NOTHING
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
-    share = counts[most] / len(dataset)
-    evidence = (
-        f"'{dataset.class_names[most]}' has {counts[most]} images ({share:.0%}), "
-        f"'{dataset.class_names[least]}' {counts[least]}: {counts[most] / counts[least]:.1f} to 1."
+    ratio = counts[most] / counts[least]
+    width = sensitivity_half_width(int(test[least]))
+    precision = (
+        f"its {test[least]} test images support a sensitivity of 0.9 to ±{width:.2f}"
+        if width is not None
+        else "test has none of it, so its sensitivity can't be evaluated"
     )
+    evidence = (
+        f"'{dataset.class_names[most]}' has {counts[most]} images "
+        f"({counts[most] / len(dataset):.0%}), '{dataset.class_names[least]}' {counts[least]} "
+        f"({counts[least] / len(dataset):.1%}): {ratio:.1f} to 1; {precision}."
+    )
+    if ratio <= 3:
+        return Finding("D003", "info", evidence), None
     advice = "Read balanced accuracy beside accuracy; weights help rare classes at others' cost."
-    return Finding("D003", "info", evidence, advice, "--class-weights balanced"), None
+    command = f"scanwise train {_source(dataset)} --class-weights balanced"
+    return Finding("D003", "info", evidence, advice, command), None
 
 
 def check_leak(material: Material) -> Outcome:
@@ -232,15 +263,16 @@ def check_leak(material: Material) -> Outcome:
     leaks = crossing_images(material.duplicates, material.split)
     if not any(leaks.values()):
         return NOTHING
-    leaked = leaked_rows(material.duplicates, material.split)["test"]
+    copied = len(leaked_rows(material.duplicates, material.split)["test"])
     n_test = len(material.split.test)
-    share = len(leaked) / n_test if n_test else 0.0
-    parts = ", ".join(f"{count} {pair}" for pair, count in leaks.items() if count)
+    parts = ", ".join(f"{pair.replace('-', ' and ')} {n}" for pair, n in leaks.items() if n)
+    exact = sum(1 for pair in _crossing_pairs(material) if pair.kind == "exact")
     evidence = (
-        f"images with a copy (exact or near) in another split: {parts}; {len(leaked)} of {n_test} "
-        f"test images ({share:.1%}) have one in train or val{_examples(material)}."
+        f"images that two splits share: {parts} ({exact} pairs are equal pixel for pixel); "
+        f"{copied} of {n_test} test images ({copied / max(n_test, 1):.1%}) have a copy in "
+        f"train or val{_for_one(material)}."
     )
-    return _leak(material, "D004", evidence, "Remove the copies, or keep them in one split.")
+    return _leak(material, "D004", evidence, "Remove the copies, or keep them together")
 
 
 def check_groups(material: Material) -> Outcome:
@@ -251,18 +283,24 @@ def check_groups(material: Material) -> Outcome:
     if not found.shared:
         return Finding("D010", "info", f"{found}."), None
     names = ", ".join(f"'{group.group}'" for group in found.shared[:5])
-    evidence = f"{len(found.shared)} groups lie in more than one split ({names}, …): {found}."
-    return _leak(material, "D007", evidence, "Split by groups.")
+    more = ", …" if len(found.shared) > 5 else ""
+    evidence = (
+        f"groups in more than one split: {len(found.shared)} of {found.total} ({names}{more})."
+    )
+    return _leak(material, "D007", evidence, "Keep each group in one split")
 
 
 def check_conflicts(material: Material) -> Outcome:
-    """D005: exact copies that carry different labels."""
+    """D005: copies, exact or near, that carry different labels."""
     conflicts = material.duplicates.conflicts
     if not conflicts:
         return NOTHING
-    dataset = material.dataset
-    first = ", ".join(dataset.sample_ids[row] for row in conflicts[0][:4])
-    evidence = f"{len(conflicts)} pictures occur with two labels (for one: {first})."
+    first = _conflict(material.dataset, conflicts[0])
+    words = ", ".join(
+        f"{name} is '{label}'"
+        for name, label in zip(first["samples"], first["labels"], strict=True)
+    )
+    evidence = f"{len(conflicts)} pictures occur with more than one label (for one: {words})."
     return Finding("D005", "warning", evidence, "Decide which label is right."), None
 
 
@@ -273,9 +311,7 @@ def check_copies_within(material: Material) -> Outcome:
     if not inside:
         return NOTHING
     images = sum(len(rows) for rows in inside)
-    evidence = (
-        f"{images} images form {len(inside)} clusters of copies (exact or near) in one split."
-    )
+    evidence = f"{images} images form {len(inside)} clusters of copies, each within one split."
     advice = "They count several times in every score; intervals are a little too narrow."
     return Finding("D006", "info", evidence, advice), None
 
@@ -287,24 +323,29 @@ def check_quality(material: Material) -> Outcome:
         return NOTHING
     named = ", ".join(f"{each.sample} {each.reason}" for each in outliers[:3])
     evidence = f"{len(outliers)} images are unlike the rest of their class: {named}."
-    severity = "warning" if len(outliers) > 0.02 * len(material.dataset) else "info"
-    return Finding("D008", severity, evidence, "Look at them before you trust them."), None  # type: ignore[arg-type]
+    many = len(outliers) > MANY_OUTLIERS * len(material.dataset)
+    advice = "Look at them before you trust them."
+    return Finding("D008", "warning" if many else "info", evidence, advice), None
 
 
 def check_labels(material: Material) -> Outcome:
-    """D009: labels without positives in train. A manifest's author can mend it; a file's can't."""
-    dataset, split = material.dataset, material.split
+    """D009: labels of a multi-label set without positive images in train.
+
+    Who wrote a manifest or filled folders can mend them, and is stopped. A split that came within a
+    file is taken as it is: the label is kept out of the averages and said to be not evaluable.
+    """
+    dataset = material.dataset
     if dataset.task != "multilabel":
         return NOTHING
-    counts = dataset.class_counts(split.train)
-    absent = [dataset.class_names[i] for i in np.flatnonzero(counts == 0)]
-    if not absent:
+    missing = np.flatnonzero(dataset.class_counts(material.split.train) == 0)
+    if not len(missing):
         return NOTHING
-    listed = ", ".join(f"'{name}'" for name in absent)
-    evidence = f"labels without a positive image in train, which can't be learned: {listed}."
-    advice = "Add positive images, or leave the labels out."
+    listed = ", ".join(f"'{dataset.class_names[i]}'" for i in missing)
+    evidence = f"labels with 0 positive images in train, which can't be learned: {listed}."
     if dataset.provenance.kind in ("manifest", "folder", "split-folder"):
-        return _stop("D009", evidence, advice, DataError(f"{dataset.name}: {evidence} {advice}"))
+        advice = "Add positive images to train, or leave the labels out."
+        return _stop(material, "D009", evidence, advice)
+    advice = "Their metrics say 'not evaluable', and the averages leave them out."
     return Finding("D009", "warning", evidence, advice), None
 
 
@@ -315,39 +356,106 @@ CHECKS: tuple[Callable[[Material], Outcome], ...] = (
     check_leak,
     check_groups,
     check_conflicts,
-    check_imbalance,
+    check_class_balance,
     check_copies_within,
     check_quality,
 )
 
 
-def _stop(code: str, evidence: str, advice: str, error: ScanwiseError) -> Outcome:
+# --- their words -------------------------------------------------------------------------------
+
+
+def _stop(material: Material, code: str, evidence: str, advice: str) -> Outcome:
+    error = DataError(f"{material.dataset.name}: {evidence} {advice}")
     return Finding(code, "error", evidence, advice), error
 
 
-def _leak(material: Material, code: str, evidence: str, advice: str) -> Outcome:
+def _leak(material: Material, code: str, evidence: str, remedy: str) -> Outcome:
     """A leak: an error that stops for splits that the user made, else a warning and a stamp."""
-    if material.split.origin == "official":
-        note = " The split is an official benchmark: it is used, and every result is stamped."
-        return Finding(code, "warning", evidence + note, "Read the clean score beside it."), None
+    dataset, origin = material.dataset, material.split.origin
+    if origin == "official":
+        advice = (
+            "The split is an official benchmark, so it is used as it is and every result is "
+            "stamped; read the score on the clean part of test beside it."
+        )
+        return Finding(code, "warning", evidence, advice), None
     if material.accept_leak:
-        note = " Accepted with --accept-leak: every result is stamped 'leaky'."
-        return Finding(code, "warning", evidence + note, advice), None
-    message = (
-        f"{material.dataset.name}: {evidence} Scores would be too good. {advice} "
-        "--accept-leak goes on and stamps every result."
+        advice = f"Accepted with --accept-leak: every result is stamped 'leaky'. {remedy}."
+        return Finding(code, "warning", evidence, advice), None
+    way_out = (
+        "(without --splits, scanwise makes a split that does)"
+        if origin == "file"
+        else "(without a split of its own, the data get one from scanwise that does)"
     )
-    return _stop(code, evidence, advice, IntegrityError(message))
+    advice = f"{remedy} {way_out}, or go on with --accept-leak, which stamps every result."
+    command = f"scanwise check {_source(dataset)} --output check"
+    error = IntegrityError(f"{dataset.name}: {evidence} Scores would be too good. {advice}")
+    return Finding(code, "error", evidence, advice, command), error
 
 
-def _examples(material: Material) -> str:
-    """One leaked pair by name."""
+def _source(dataset: Dataset) -> str:
+    return shlex.quote(dataset.provenance.source)
+
+
+def _crossing_pairs(material: Material) -> list[Pair]:
+    """Pairs of copies in two splits, those that touch test first."""
     where = split_of_row(material.split, len(material.dataset))
-    for rows in material.duplicates.clusters:
-        inside = where[rows]
-        if (inside == 2).any() and np.isin(inside, (0, 1)).any():
-            test = rows[inside == 2][0]
-            other = rows[np.isin(inside, (0, 1))][0]
-            ids = material.dataset.sample_ids
-            return f" (for one: {ids[test]} is {ids[other]})"
+    found = []
+    for pair in material.duplicates.pairs():
+        sides = where[pair.first], where[pair.second]
+        if min(sides) >= 0 and sides[0] != sides[1]:
+            found.append(pair)
+    return sorted(found, key=lambda pair: -max(where[pair.first], where[pair.second]))
+
+
+def _for_one(material: Material) -> str:
+    """One leaked pair by name."""
+    for pair in _crossing_pairs(material):
+        names = material.dataset.sample_ids
+        return f" (for one: {names[pair.first]} and {names[pair.second]})"
     return ""
+
+
+def _examples(material: Material) -> tuple[dict[str, Any], ...]:
+    """The first pairs, those across splits before the others."""
+    dataset, where = material.dataset, split_of_row(material.split, len(material.dataset))
+    crossing = _crossing_pairs(material)
+    seen = {(pair.first, pair.second) for pair in crossing}
+    others = (pair for pair in material.duplicates.pairs() if (pair.first, pair.second) not in seen)
+    chosen = [*crossing, *others][:EXAMPLES]
+    return tuple(
+        {
+            "first": dataset.sample_ids[pair.first],
+            "second": dataset.sample_ids[pair.second],
+            "rows": [pair.first, pair.second],
+            "kind": pair.kind,
+            "similarity": round(pair.similarity, 4),
+            "splits": [_split_name(where[pair.first]), _split_name(where[pair.second])],
+        }
+        for pair in chosen
+    )
+
+
+def _split_name(number: int) -> str:
+    return SPLIT_NAMES[number] if number >= 0 else ""
+
+
+def _conflict(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, Any]:
+    shown = rows[:4].tolist()
+    other = [
+        row for row in rows.tolist() if (dataset.targets[row] != dataset.targets[rows[0]]).any()
+    ]
+    if other[0] not in shown:
+        shown[-1] = other[0]
+    return {
+        "samples": [dataset.sample_ids[row] for row in shown],
+        "rows": shown,
+        "labels": [_label(dataset, row) for row in shown],
+    }
+
+
+def _label(dataset: Dataset, row: int) -> str:
+    target = dataset.targets[row]
+    if dataset.task == "multilabel":
+        return "|".join(dataset.class_names[i] for i in np.flatnonzero(target))
+    return dataset.class_names[int(target)]

@@ -20,6 +20,7 @@ MIN_CLASS = 10  # images that a class needs for a median and a MAD to mean somet
 # one in 1.7 million; medical images have heavier tails.
 CUT = 5.0
 MEASURES = ("brightness", "contrast", "sharpness", "entropy", "saturation")
+MOST_ODD = 0.05  # share of a class up to which a differing size is an oddity, not a habit
 TOO = {
     "brightness": ("dark", "bright"),
     "contrast": ("low in contrast", "high in contrast"),
@@ -148,11 +149,11 @@ def _outliers(dataset: Dataset, scores: dict[str, NDArray[np.float64]]) -> tuple
     multilabel = dataset.task == "multilabel"
     classes = np.zeros(len(dataset), np.int64) if multilabel else dataset.targets
     for name, values in scores.items():
-        z = _robust_z(values, classes)
-        for row in np.flatnonzero(np.abs(z) > np.maximum(CUT, strongest)):
+        z = _robust_z(values, classes) + (_odd_ones(values, classes) if name == "size" else 0)
+        for row in np.flatnonzero(np.abs(z) > np.maximum(CUT, strongest)).tolist():
             strongest[row] = abs(z[row])
             reasons[row] = f"{TOO[name][int(z[row] > 0)]} ({_value(name, dataset, values, row)})"
-    for row in np.flatnonzero(scores["contrast"] == 0):
+    for row in np.flatnonzero(scores["contrast"] == 0).tolist():
         strongest[row], reasons[row] = np.inf, "of a single colour"
     rows = np.flatnonzero(strongest > CUT)
     order = rows[np.argsort(-strongest[rows], kind="stable")]
@@ -189,4 +190,15 @@ def _robust_z(values: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArra
         spread = 1.4826 * np.median(np.abs(values[rows] - centre))
         if len(rows) >= MIN_CLASS and spread > 1e-9:
             z[rows] = (values[rows] - centre) / spread
+    return z
+
+
+def _odd_ones(values: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Just over the cut for the few of a class that differ where (nearly) all others are equal."""
+    z = np.zeros(len(values))
+    for each in np.unique(classes):
+        rows = np.flatnonzero(classes == each)
+        away = values[rows] - np.median(values[rows])
+        if len(rows) >= MIN_CLASS and 0 < (np.abs(away) > 1e-9).mean() <= MOST_ODD:
+            z[rows] = np.sign(away) * (np.abs(away) > 1e-9) * (CUT + np.abs(away))
     return z
