@@ -150,7 +150,7 @@ def test_check_page_says_the_worst_first(sim: SimpleNamespace, tmp_path: Path) -
     dataset, split = sim.dataset(None, 60)
     facts = {"name": "cells", "n": 60, "class_names": ["a<b>", "c"], "task": "multiclass"}
     plots = write_data_plots(dataset, split, tmp_path)
-    examples = {"Same picture in train and test": [[3, 50], [4, 51]]}
+    examples = {"Same picture in train and test": [[3, 50], [4, 51]], "Unlike the rest": [[5]]}
     page = write_check_page(
         tmp_path, CHECKS, facts, plots, dataset=dataset, split=split, examples=examples
     )

@@ -30,6 +30,7 @@ from scanwise.report.pages import NOT_A_DEVICE, count_text, png_uri
 from scanwise.report.plots import to_display
 from scanwise.report.run_files import finding_of, worst_first
 
+PRECISION = "How well test can tell a sensitivity of 0.9: half the width of its 95 % interval"
 MAX_EXAMPLES = 12
 MAX_LISTED = 20
 
@@ -136,7 +137,7 @@ def _sections(
                 [
                     class_table(data),
                     _some(pictures, "class_distribution"),
-                    records_table("Images and precision", check_json.get("classes")),
+                    records_table(PRECISION, check_json.get("classes")),
                 ]
             ),
         ),

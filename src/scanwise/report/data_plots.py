@@ -437,16 +437,12 @@ def write_check_page(
         dataset: Where thumbnails come from; needed for `examples`.
         split: To say in which split each thumbnail lies.
         examples: Groups of row numbers to show, by caption: {"Same image in train and test":
-            [[3, 907]]}. Quality outliers are shown without being named here.
+            [[3, 907]], "Unlike the rest of their class": [[12], [80]]}.
 
     Returns:
         The path of check.html.
     """
-    groups = dict(examples or {})
-    outliers = [[int(each["row"])] for each in _top_outliers(check_json) if "row" in each]
-    if outliers:
-        groups["Furthest from the rest of their class"] = outliers
-    shown = Examples(dataset, split, groups) if dataset is not None and groups else None
+    shown = Examples(dataset, split, examples) if dataset is not None and examples else None
     page = check_page(directory, check_json, dataset_json, plots, shown)
     findings = all_findings(check_json, dataset_json)
     document = {
@@ -460,7 +456,3 @@ def write_check_page(
     write_text(directory / "check.md", render("page.md.j2", {"page": page}))
     write_text(directory / "check.html", render("page.html.j2", {"page": page}))
     return directory / "check.html"
-
-
-def _top_outliers(check_json: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return (check_json.get("quality") or {}).get("top") or ()
