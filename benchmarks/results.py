@@ -54,7 +54,9 @@ JOBS = (
 def main() -> None:
     """Run what is missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", default=os.environ.get("SCANWISE_SHARED", ROOT.parent / "shared"))
+    parser.add_argument(
+        "--shared", default=os.environ.get("SCANWISE_SHARED", ROOT.parent / "shared")
+    )
     parser.add_argument("--only", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tables-only", action="store_true")
@@ -110,7 +112,9 @@ def tables() -> str:
         if rows:
             flags = " ".join(f"'{flag}'" if "(" in flag else flag for flag in job.flags)
             lines.append(f"### {job.name}\n")
-            lines.append(f"`scanwise train {job.data} {flags}`. Published (ACC/AUC): {job.published}.\n")
+            lines.append(
+                f"`scanwise train {job.data} {flags}`. Published (ACC/AUC): {job.published}.\n"
+            )
             lines.append(HEADER + "".join(rows))
             lines.append(_means(job) + "\n")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ SMALL = "demo:cells?n=120&slides=6&size=24&seed=3"
 
 @pytest.fixture(scope="module")
 def cells() -> Dataset:
-    return load_demo("demo:cells")
+    return load_demo("demo:cells?slides=12")
 
 
 def test_the_default_is_small_and_imbalanced(cells: Dataset) -> None:

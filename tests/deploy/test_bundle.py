@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scanwise as sw
 from PIL import Image
+
+import scanwise as sw
 from scanwise.core.errors import DataError, IntegrityError, RunError
 
 

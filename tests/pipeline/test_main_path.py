@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
 from scanwise.core.config import make_config
 from scanwise.core.errors import ConfigError, IntegrityError, RunError
 from scanwise.core.types import Dataset
@@ -38,7 +39,7 @@ def test_training_learns_to_see_the_disc(disc_run):
     assert test["n"] == 80
     assert test["accuracy"]["value"] > 0.85
     low, high = test["accuracy"]["ci95"]
-    assert low < test["accuracy"]["value"] < high
+    assert low < test["accuracy"]["value"] <= high
     assert test["skill"] == "ok"
 
 
@@ -251,7 +252,7 @@ def with_images(data: Dataset, images) -> Dataset:
 def fit_weights(config, data, split):
     import torch
 
-    trained = fit_model(config, data, split, model=None, device=torch.device("cpu"), verbose=False)
+    trained = fit_model(config, data, split, model=None, device=torch.device("cpu"))
     return trained.model.state_dict()
 
 
@@ -312,9 +313,10 @@ def test_reused_splits_are_the_same(disc_run, discs, tmp_path):
 
 
 def test_an_own_module_needs_no_registration(discs, tmp_path):
-    import scanwise as sw
     import torch
     from torch import nn
+
+    import scanwise as sw
 
     class Mine(nn.Module):
         def __init__(self) -> None:

@@ -56,7 +56,7 @@ class DemoSpec:
 
     n: int = 1500  # readable images
     noise: float = 0.02  # share of wrong labels
-    slides: int = 150
+    slides: int = 150  # fewer where n is small: at least 10 cells a slide
     size: int = 48  # side in px
     seed: int = 0
     broken: int = 0  # files besides the n that can't be read
@@ -85,6 +85,9 @@ def parse_demo(spec: str) -> DemoSpec:
         if key in values:
             raise DataError(f"'{spec}' gives '{key}' twice.")
         values[key] = _value(key, text)
+    values.setdefault(
+        "slides", min(DemoSpec.slides, int(values.get("n", DemoSpec.n)) // _MIN_CELLS_A_SLIDE)
+    )
     parsed = DemoSpec(**values)  # type: ignore[arg-type]  # _value gives each key its type
     if parsed.slides * _MIN_CELLS_A_SLIDE > parsed.n:
         raise DataError(

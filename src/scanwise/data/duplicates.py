@@ -97,7 +97,7 @@ def find_duplicates(
         new = ~_same_exact_cluster(n, exact, found.rows)
         close, similarity = found.rows[new], found.similarity[new]
         copies, cut = found.copies[new], found.alike_cut
-    sure = _clusters(n, np.concatenate([exact, close[copies]]))
+    sure = connected_rows(n, np.concatenate([exact, close[copies]]))
     return Duplicates(
         num_images=n,
         exact=exact,
@@ -105,7 +105,7 @@ def find_duplicates(
         similarity=similarity,
         copies=copies,
         alike_cut=cut,
-        clusters=_clusters(n, np.concatenate([exact, close])),
+        clusters=connected_rows(n, np.concatenate([exact, close])),
         conflicts=tuple(rows for rows in sure if (targets[rows] != targets[rows[0]]).any()),
     )
 
@@ -165,7 +165,7 @@ def _same_exact_cluster(n: int, exact: Rows, pairs: Rows) -> NDArray[np.bool_]:
     return np.asarray(names[pairs[:, 0]] == names[pairs[:, 1]])
 
 
-def _clusters(n: int, pairs: Rows) -> tuple[Rows, ...]:
+def connected_rows(n: int, pairs: Rows) -> tuple[Rows, ...]:
     """Connected rows, as sorted arrays of two or more; the largest first, then by first row."""
     if not len(pairs):
         return ()

@@ -148,7 +148,7 @@ def alike_cut(
 
 def search_views(n: int) -> tuple[View, ...]:
     """Views that are searched: the time is n² times their number, so fewer for larger sets."""
-    if n <= 4_000:
+    if n <= 8_000:
         return (AS_IT_IS, *ZOOMED, *TURNED, *CORNERED)
     if n <= 20_000:
         return (AS_IT_IS, *ZOOMED, *TURNED)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ class BundleConfig:
     scanwise_version: str = ""
     trained_on: str = ""
     synthetic: bool = False
+    page: int | None = None  # of multi-page TIFFs
+    project: Literal["max"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         names = list(self.class_names)
@@ -76,6 +78,8 @@ class BundleConfig:
             "scanwise_version": self.scanwise_version,
             "trained_on": self.trained_on,
             "synthetic": self.synthetic,
+            "page": self.page,
+            "project": self.project,
         }
 
     @classmethod
@@ -102,6 +106,8 @@ class BundleConfig:
             scanwise_version=value["scanwise_version"],
             trained_on=value["trained_on"],
             synthetic=value["synthetic"],
+            page=value["page"],
+            project=value["project"],
         )
 
 
@@ -131,7 +137,8 @@ class Bundle:
         metrics: dict[str, Any] | None = None,
         model_card: str = "",
     ) -> None:
-        self.model = model.eval()
+        # One memory order, so that a model just trained and the same one loaded give the same bits.
+        self.model = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.preprocessing = preprocessing
         self.config = config
         self.metrics = metrics or {}
@@ -255,7 +262,7 @@ class Bundle:
         read, rows, reasons = [], [], []
         for row, path in enumerate(paths):
             try:
-                image = read_image(Path(path))
+                image = read_image(Path(path), page=self.config.page, project=self.config.project)
                 read.append(self.preprocessing.from_image(image.pixels))
                 rows.append(row)
                 reasons.append("")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scanwise import __version__
 from scanwise.core.config import TrainConfig
-from scanwise.core.errors import SplitError
+from scanwise.core.errors import ConfigError, SplitError
 from scanwise.core.runtime import environment
 from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
@@ -32,6 +32,7 @@ from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
 from scanwise.prepare.augment import Preview, parse_augmentation
+from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
 from scanwise.report.data_plots import write_data_plots
@@ -68,6 +69,7 @@ def train(
     resolved, decisions, fired = make_plan(config, data_facts(dataset, split))
     say.plan(decisions, fired)
 
+    check_fitted_settings(resolved, dataset, split)
     name = type(model).__name__ if model is not None else str(resolved.model)
     run = Run(new_run_dir(resolved, dataset.name, name))
     say.write_to(run)
@@ -90,6 +92,28 @@ def check_settings(config: TrainConfig, *, own_model: bool) -> None:
     if config.augment and config.augment != "auto":
         parse_augmentation(config.augment)
     parse_contrast(config.contrast)
+
+
+def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -> None:
+    """Refuse settings that do not go with these classes, before the run folder is made.
+
+    Raises:
+        ConfigError: Unknown class in the weights, or SMOTE for several labels an image.
+        ModelError: Images smaller than the network takes.
+    """
+    multilabel = dataset.task == "multilabel"
+    class_weights(
+        dataset.class_counts(split.train),
+        str(config.class_weights),
+        dataset.class_names,
+        num_images=len(split.train) if multilabel else None,
+    )
+    if multilabel and config.balance != "none":
+        raise ConfigError("--balance smote needs one class an image; leave it out for multi-label.")
+    if config.model:
+        check_model_spec(
+            config.model, size_px=dataset.size_px, head=config.head, activation=config.activation
+        )
 
 
 def resume(path: Path) -> Run:
@@ -279,14 +303,18 @@ def fit_model(
     torch.manual_seed(config.seed)
     prepared = prepare(dataset, split, config, device)
     channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
+    # Dropout, activation and head are inside a module of one's own.
+    inside: dict[str, Any] = (
+        {"dropout": config.dropout, "activation": config.activation, "head": config.head}
+        if model is None
+        else {}
+    )
     network = as_model(
         model if model is not None else str(config.model),
         num_outputs=dataset.num_classes,
         channels=channels,
         size_px=size_px,
-        dropout=config.dropout,
-        activation=config.activation,
-        head=config.head,
+        **inside,
     )
     info = describe_model(None if model is not None else str(config.model), network, size_px)
     loss = make_loss(
@@ -372,6 +400,8 @@ def make_bundle(
         scanwise_version=__version__,
         trained_on=dataset.provenance.source,
         synthetic=dataset.provenance.synthetic,
+        page=config.page,
+        project=config.project,
     )
     bundle = Bundle(trained.model, preprocessing, draft)
     calibration = _calibrate(bundle, dataset, split, str(trained.device))

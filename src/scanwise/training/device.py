@@ -18,12 +18,14 @@ from scanwise.core.config import Precision
 from scanwise.core.errors import DeviceError, ScanwiseError
 from scanwise.core.runtime import apply_threads, cpu_flags
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+
 FabricPrecision = Literal["32-true", "bf16-mixed"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-# Below this many multiply-adds an image, bf16 only adds conversions (measured on a CPU with AMX:
-# 0.8-1.2 times the speed at 10 million, 1.4 and more from 100 million on).
-BF16_MIN_MACS = 100e6
+# Multiply-adds an image below which bf16 gains nothing. On a CPU with AMX an MLP of 1.4 million
+# gained 1.2 to 1.6 times; on a GPU the kernels of smaller networks are too short to matter.
+BF16_MIN_MACS = {"cpu": 1e6, "cuda": 100e6}
 
 # What rounding to bf16 may do to the first step. Two batches of the same data differ far more.
 PARITY_LOSS_GAP = 0.02
@@ -155,11 +157,16 @@ def _why_not_bf16(device: torch.device, model: nn.Module, images: Tensor) -> str
         return "this GPU is older than compute capability 8"
     if device.type == "mps":
         return "bf16 was not tested on Apple GPUs"
+    if device.type == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in model.modules()):
+        # oneDNN's bf16 convolutions wait for each other by spinning, whatever the wait policy:
+        # beside busy processes they fell to a tenth of float32's speed and less.
+        return "bf16 convolutions on a CPU stall as soon as another process wants a core"
     channels, height, width = images.shape[1:]
     macs = model_cost(model, (channels, height, width)).macs
-    if not macs >= BF16_MIN_MACS:
-        size = "unknown" if math.isnan(macs) else f"{macs / 1e6:.0f} million"
-        return f"{size} multiply-adds an image; bf16 pays from {BF16_MIN_MACS / 1e6:.0f} million on"
+    least = BF16_MIN_MACS[device.type]
+    if not macs >= least:
+        size = "an unknown number of" if math.isnan(macs) else f"{macs / 1e6:.1f} million"
+        return f"{size} multiply-adds an image; bf16 pays from {least / 1e6:.0f} million on"
     return None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from scanwise.core.errors import ConfigError, RunError, ScanwiseError
 from scanwise.core.runtime import apply_threads
 from scanwise.core.types import Task
+from scanwise.models.batchnorm import BatchNormWarmup
 from scanwise.training import checkpoint
 from scanwise.training.averaging import WeightAverage
 from scanwise.training.device import (
@@ -32,6 +33,7 @@ from scanwise.training.history import EpochRecord, append_history, write_history
 from scanwise.training.progress import Reporter
 from scanwise.training.schedule import Plateau, Schedule
 from scanwise.training.settings import LoopSettings
+from scanwise.training.state import TrainingState, identity
 from scanwise.training.steps import Stepper, make_optimizer, set_rates
 from scanwise.training.stopping import Watch
 from scanwise.training.validation import Validation, predict_logits, validate
@@ -72,51 +74,6 @@ class FitResult:
     reproducibility: str
 
 
-@dataclass(frozen=True)
-class _State:
-    """Where a training stands between two epochs; with the tensors, all that a resume needs."""
-
-    epoch: int
-    watch: Watch
-    plateau: Plateau
-    history: tuple[EpochRecord, ...]
-    precision: FabricPrecision
-    precision_reason: str
-    micro_batch: int | None
-    average_steps: int = 0
-    stop_reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        best = self.watch.best_value
-        return {
-            "epoch": self.epoch,
-            "watch": {
-                "best_epoch": self.watch.best_epoch,
-                "best_value": best if math.isfinite(best) else None,
-                "waited": self.watch.waited,
-            },
-            "plateau": {"scale": self.plateau.scale, "waited": self.plateau.waited},
-            "history": [record.to_json() for record in self.history],
-            "precision": self.precision,
-            "precision_reason": self.precision_reason,
-            "micro_batch": self.micro_batch,
-            "average_steps": self.average_steps,
-            "stop_reason": self.stop_reason,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any], settings: LoopSettings) -> _State:
-        watch = dict(value.pop("watch"))
-        if watch["best_value"] is None:
-            watch["best_value"] = math.nan
-        return cls(
-            watch=Watch(settings.monitor, settings.patience, **watch),
-            plateau=Plateau(**value.pop("plateau")),
-            history=tuple(EpochRecord.from_json(row) for row in value.pop("history")),
-            **value,
-        )
-
-
 def fit(
     model: nn.Module,
     train: BatchStream,
@@ -148,7 +105,7 @@ def fit(
         run_dir: Where history.csv, log.txt and checkpoints/ go; None writes nothing.
         resume: Go on from run_dir's last finished epoch (from the start if there is none).
         on_epoch: Called with each epoch's record after its checkpoint is safe.
-        stream: Where the epoch lines go [stderr].
+        stream: Where the epoch lines go, such as sys.stderr; None is silent.
 
     Returns:
         The result; `stop_reason` says why training ended.
@@ -194,7 +151,7 @@ def fit(
     )
 
 
-def _last_words(state: _State) -> str:
+def _last_words(state: TrainingState) -> str:
     watch = state.watch
     return (
         f"{state.stop_reason}; kept the weights of epoch {watch.best_epoch} "
@@ -223,6 +180,7 @@ class _Training:
         self.model = model.to(train.device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.warm_up = BatchNormWarmup(self.model)
         self.loss_fn = loss_fn.to(train.device) if isinstance(loss_fn, nn.Module) else loss_fn
         self.schedule = Schedule(
             settings.scheduler,
@@ -231,11 +189,12 @@ class _Training:
             train.steps_per_epoch,
             settings.warmup,
         )
+        self.identity = identity(settings, train.num_images, train.steps_per_epoch)
         self.best: dict[str, Tensor] = {}
 
         self.first_batch = next(iter(train.iterate(0)))[:2]
 
-    def start(self, resume: bool) -> _State:
+    def start(self, resume: bool) -> TrainingState:
         """Build what is left to build; take up the last checkpoint if there is one."""
         last = None if self.folder is None else self.folder / checkpoint.LAST
         found = None
@@ -251,11 +210,11 @@ class _Training:
             self.reporter.say(f"precision: {state.precision_reason}")
         return state
 
-    def _fresh_state(self) -> _State:
+    def _fresh_state(self) -> TrainingState:
         precision, reason = pick_precision(
             self.settings.precision, self.train.device, self.model, *self.first_batch, self.loss_fn
         )
-        return _State(
+        return TrainingState(
             epoch=0,
             watch=Watch(self.settings.monitor, self.settings.patience),
             plateau=Plateau(),
@@ -265,9 +224,9 @@ class _Training:
             micro_batch=self.settings.micro_batch,
         )
 
-    def _stored_state(self, stored: dict[str, Any]) -> _State:
+    def _stored_state(self, stored: dict[str, Any]) -> TrainingState:
         """The checkpoint's state, if it is of this training."""
-        before, now = stored.pop("settings"), _identity(self.settings, self.train)
+        before, now = stored.pop("settings"), self.identity
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:
             changes = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differ)
@@ -278,11 +237,11 @@ class _Training:
                 f"the training began with {threads} threads and goes on with "
                 f"{torch.get_num_threads()}: weights will agree up to rounding, not bit for bit"
             )
-        state = _State.from_json(stored, self.settings)
+        state = TrainingState.from_json(stored, self.settings)
         self.reporter.say(f"resumed after epoch {state.epoch}")
         return state
 
-    def _set_up(self, state: _State) -> None:
+    def _set_up(self, state: TrainingState) -> None:
         device = self.train.device
         channels, height, width = self.first_batch[0].shape[1:]
         fabric = Fabric(
@@ -308,7 +267,7 @@ class _Training:
         self.wrapped = wrapped
         self.raw_optimizer = optimizer
 
-    def _load(self, tensors: dict[str, Tensor], state: _State) -> None:
+    def _load(self, tensors: dict[str, Tensor], state: TrainingState) -> None:
         assert self.folder is not None
         checkpoint.load_model(self.model, tensors, "model/")
         checkpoint.load_optimizer(self.raw_optimizer, self.model.named_parameters(), tensors)
@@ -319,7 +278,7 @@ class _Training:
             checkpoint.settle_best(self.folder, state.watch.best_epoch)
             self.best = checkpoint.load_tensors(self.folder / checkpoint.BEST)[0]
 
-    def run_epoch(self, state: _State) -> _State:
+    def run_epoch(self, state: TrainingState) -> TrainingState:
         """Train and validate once, and make all of it safe on disk.
 
         Raises:
@@ -364,7 +323,9 @@ class _Training:
         step = (epoch - 1) * self.train.steps_per_epoch
         total, hits = _zero(self.train.device), _zero(self.train.device)
         rates = self.schedule.at(step)
+        before = (epoch - 1) * self.train.steps_per_epoch
         for done, (images, targets, weights) in enumerate(self.train.iterate(epoch), start=1):
+            self.warm_up(before + done - 1)
             rates = self.schedule.at(step)
             rates = replace(rates, lr=rates.lr * scale)
             set_rates(self.raw_optimizer, rates)
@@ -383,7 +344,9 @@ class _Training:
         count = self.train.num_images
         return total.item() / count, hits.item() / count, rates.lr
 
-    def _judge(self, state: _State, record: EpochRecord, scores: Validation) -> _State:
+    def _judge(
+        self, state: TrainingState, record: EpochRecord, scores: Validation
+    ) -> TrainingState:
         """The state after an epoch: is it the best, does the rate fall, is it time to stop?"""
         monitor = self.settings.monitor
         value = scores.value(monitor)
@@ -424,7 +387,7 @@ class _Training:
             for name, tensor in checkpoint.model_tensors(self.evaluated_model).items()
         }
 
-    def _save(self, state: _State) -> None:
+    def _save(self, state: TrainingState) -> None:
         """Put the epoch on disk; see `checkpoint` for the order."""
         if self.run_dir is None or self.folder is None:
             return
@@ -437,25 +400,17 @@ class _Training:
             next_best = self.folder / checkpoint.NEXT_BEST
             checkpoint.save_tensors(next_best, self.best, {"epoch": best_epoch})
         identity = {
-            "settings": _identity(self.settings, self.train),
+            "settings": self.identity,
             "threads": torch.get_num_threads(),
         }
         checkpoint.save_tensors(self.folder / checkpoint.LAST, tensors, state.to_json() | identity)
         checkpoint.settle_best(self.folder, best_epoch)
         append_history(self.run_dir / "history.csv", state.history[-1])
 
-    def restore_best(self, state: _State) -> None:
+    def restore_best(self, state: TrainingState) -> None:
         """Load the weights of the best epoch into the model, and leave it in eval mode."""
         checkpoint.load_model(self.model, self.best)
         self.model.eval()
-
-
-def _identity(settings: LoopSettings, train: BatchStream) -> dict[str, Any]:
-    """What must not change between a training and its resumption."""
-    return settings.model_dump(exclude={"explain", "deterministic"}) | {
-        "train images": train.num_images,
-        "steps per epoch": train.steps_per_epoch,
-    }
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -59,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Writes to a stream (by default stderr) and to log.txt; draws a bar on a terminal.
+    """Writes to a stream and to log.txt, where there are such; draws a bar on a terminal.
 
     Use it as a context manager: the bar is taken away at the end, also after an error.
     """
@@ -75,7 +74,7 @@ class Reporter:
     ) -> None:
         self._epochs = epochs
         self._steps = steps_per_epoch
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = stream
         self._log = log
         self._explain = explain
         self._durations: list[float] = []
@@ -84,7 +83,7 @@ class Reporter:
         self._task = TaskID(0)
 
     def __enter__(self) -> Reporter:
-        if self._stream.isatty():
+        if self._stream is not None and self._stream.isatty():
             self._bar = Progress(
                 TextColumn("Epoch {task.fields[epoch]}/{task.fields[epochs]}"),
                 BarColumn(),
@@ -110,7 +109,7 @@ class Reporter:
         """One or more whole lines, above the bar and in the log."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
+        elif self._stream is not None:
             self._stream.write(text + "\n")
             self._stream.flush()
         if self._log is not None:
