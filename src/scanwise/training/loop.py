@@ -323,9 +323,8 @@ class _Training:
         step = (epoch - 1) * self.train.steps_per_epoch
         total, hits = _zero(self.train.device), _zero(self.train.device)
         rates = self.schedule.at(step)
-        before = (epoch - 1) * self.train.steps_per_epoch
         for done, (images, targets, weights) in enumerate(self.train.iterate(epoch), start=1):
-            self.warm_up(before + done - 1)
+            self.warm_up(step)
             rates = self.schedule.at(step)
             rates = replace(rates, lr=rates.lr * scale)
             set_rates(self.raw_optimizer, rates)

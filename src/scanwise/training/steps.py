@@ -70,7 +70,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 def count_hits(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     """Right images of a batch; multi-label: summed shares of right labels at 0.5."""
     if task == "multilabel":
-        return ((logits > 0) == (targets > 0.5)).float().mean(dim=1).sum()
+        return ((logits >= 0) == (targets > 0.5)).float().mean(dim=1).sum()
     return (logits.argmax(dim=1) == targets).sum()
 
 
