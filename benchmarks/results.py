@@ -2,8 +2,8 @@
 
     python benchmarks/results.py [--shared ../shared] [--only NAME] [--seeds 3]
 
-Finished runs in runs/results are kept, so that it can be stopped and started again. Validation picks
-everything; each run looks at test once.
+Finished runs in runs/results are kept, so that it can be stopped and started again. Validation
+picks everything; each run looks at test once.
 """
 
 from __future__ import annotations
@@ -35,19 +35,22 @@ class Job:
 
 
 RESNET = ("--model", "resnet18", "--epochs", "15")
+BREAST = "ResNet-18 .863/.901; best .865/.919"
+PNEUMONIA = "ResNet-18 .854/.944; best .946/.991"
+DERMA = "ResNet-18 .735/.917; best .768/.927"
 JOBS = (
-    Job("breast default", "data/medmnist/breastmnist.npz", (), "ResNet-18 .863/.901; best .865/.919"),
-    Job("pneumonia default", "data/medmnist/pneumoniamnist.npz", (), "ResNet-18 .854/.944; best .946/.991"),
-    Job("derma default", "data/medmnist/dermamnist.npz", (), "ResNet-18 .735/.917; best .768/.927"),
+    Job("breast default", "data/medmnist/breastmnist.npz", (), BREAST),
+    Job("pneumonia default", "data/medmnist/pneumoniamnist.npz", (), PNEUMONIA),
+    Job("derma default", "data/medmnist/dermamnist.npz", (), DERMA),
     Job("bccd default", "data/folders/bccd_287", ("--group-regex", r"BloodImage_(\d+)")),
     Job("path1000 S3 MLP", "data/partial/pathmnist_train1000.npz",
         ("--model", "mlp:512,256,128", "--epochs", "20", "--optimizer", "adam", "--lr", "1e-3",
          "--scheduler", "none")),
     Job("path1000 default", "data/partial/pathmnist_train1000.npz"),
     Job("chest1000 default", "data/partial/chestmnist_subset1000.npz"),
-    Job("breast resnet18", "data/medmnist/breastmnist.npz", RESNET, "ResNet-18 .863/.901; best .865/.919"),
-    Job("pneumonia resnet18", "data/medmnist/pneumoniamnist.npz", RESNET, "ResNet-18 .854/.944; best .946/.991"),
-    Job("derma resnet18", "data/medmnist/dermamnist.npz", RESNET, "ResNet-18 .735/.917; best .768/.927"),
+    Job("breast resnet18", "data/medmnist/breastmnist.npz", RESNET, BREAST),
+    Job("pneumonia resnet18", "data/medmnist/pneumoniamnist.npz", RESNET, PNEUMONIA),
+    Job("derma resnet18", "data/medmnist/dermamnist.npz", RESNET, DERMA),
 )  # fmt: skip
 
 

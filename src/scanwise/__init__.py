@@ -1,4 +1,6 @@
-"""scanwise: train, judge and ship classifiers of medical images. Research software, no medical device.
+"""scanwise: train, judge and ship classifiers of medical images.
+
+Research software, not a medical device.
 
 >>> import scanwise as sw                                      # doctest: +SKIP
 >>> run = sw.train("demo:cells", epochs=5)                     # doctest: +SKIP

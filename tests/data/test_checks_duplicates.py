@@ -22,7 +22,7 @@ from scanwise.data.duplicates import (
     find_duplicates,
     leaked_rows,
 )
-from scanwise.data.near_duplicates import alike_cut, find_near_pairs
+from scanwise.data.near_duplicates import NearPairs, alike_cut, find_near_pairs
 from scanwise.data.views import symmetries, to_8bit, working_copies
 
 Rows = NDArray[np.int64]
@@ -270,16 +270,15 @@ def test_groups_leak_too() -> None:
 
 
 def test_no_cluster_and_no_group_is_cut_by_the_groups_made_of_both() -> None:
-    found = of_clusters((0, 3), (3, 5), (1, 7), n=9)
-    alone = duplicate_groups(found, 9)
+    found = of_clusters((0, 3), (3, 5), (1, 7), n=10)
+    alone = duplicate_groups(found, 10)
     assert alone[0] == alone[3] == alone[5]
-    assert len(set(alone)) == 6
-    groups = ("p", "p", "q", "q", "r", "s", "s", "t", "")
-    merged = duplicate_groups(found, 9, groups)
+    assert len(set(alone)) == 7
+    groups = ("p", "p", "q", "q", "r", "s", "s", "t", "", "")
+    merged = duplicate_groups(found, 10, groups)
     # p-q by the copies 0 and 3, q-s by 3 and 5, p-t by 1 and 7; r and the nameless stay alone.
     assert len({merged[row] for row in (0, 1, 2, 3, 5, 6, 7)}) == 1
-    assert merged[4] not in (merged[0], merged[8])
-    assert len(set(merged)) == 3
+    assert len({merged[row] for row in (0, 4, 8, 9)}) == 4
     assert duplicate_groups(of_clusters(n=3), 3, ("a", "a", "b")) == ("a", "a", "b")
 
 
@@ -293,3 +292,14 @@ def test_copies_with_two_labels_are_conflicts() -> None:
     several = np.zeros((63, 4), np.int64)
     several[62, 2] = 1
     assert [rows.tolist() for rows in find_duplicates(both, several).conflicts] == [[2, 62]]
+
+
+def test_pairs_that_are_only_alike_form_clusters_but_no_conflicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = NearPairs(np.array([[1, 2]]), np.array([0.96]), np.array([False]), 0.95)
+    monkeypatch.setattr("scanwise.data.duplicates.find_near_pairs", lambda *_, **__: one)
+    found = find_duplicates(cells(5), np.arange(5))
+    assert [rows.tolist() for rows in found.clusters] == [[1, 2]]
+    assert found.conflicts == ()
+    assert found.alike_cut == 0.95

@@ -27,6 +27,12 @@ app = typer.Typer(
     epilog="A mistake ends with one line and exit code 2; --debug shows where it was raised.",
 )
 
+# The settings that `check` shares with `train`.
+CHECK_SETTINGS = (
+    "size", "fit", "group", "group_regex", "splits", "val_fraction", "test_fraction",
+    "page", "project", "seed", "force", "skip_unreadable", "accept_leak",
+)  # fmt: skip
+
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -96,16 +102,8 @@ def train(
 
 @app.command()
 @with_settings(
-    leave_out=tuple(
-        name
-        for name in TrainConfig.model_fields
-        if name
-        not in {
-            "size", "fit", "group", "group_regex", "splits", "val_fraction", "test_fraction", "page",
-            "project", "seed", "force", "skip_unreadable", "accept_leak",
-        }
-    )
-)  # fmt: skip
+    leave_out=tuple(name for name in TrainConfig.model_fields if name not in CHECK_SETTINGS)
+)
 def check(
     settings: dict[str, Any],
     data: DataArgument,

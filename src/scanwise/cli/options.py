@@ -1,4 +1,4 @@
-"""Command-line options made from the settings model, so that a flag can't differ from its YAML key."""
+"""Command-line options made from the settings model: a flag can't differ from its YAML key."""
 
 from __future__ import annotations
 

@@ -205,8 +205,8 @@ def read_yaml_settings(path: Path) -> dict[str, Any]:
 def env_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Settings from SCANWISE_* variables (SCANWISE_EPOCHS=5), parsed as YAML scalars.
 
-    SCANWISE_CACHE, SCANWISE_OFFLINE, SCANWISE_SHARED and SCANWISE_THREADS' kin that are not settings
-    are left alone; a variable that names no setting is ignored, since other tools may use it.
+    SCANWISE_CACHE, SCANWISE_OFFLINE, SCANWISE_SHARED and other names that are no settings are
+    left alone.
     """
     found: dict[str, Any] = {}
     for key, text in environ.items():

@@ -1,7 +1,7 @@
-"""Errors that a user can mend: one message that says what is wrong, where, the value and the way out.
+"""Errors that a user can mend: what is wrong, where, the value and the way out, in one message.
 
-The command line turns each into one line on stderr and `exit_code`; anything else is a bug and keeps
-its traceback.
+The command line turns each into one line on stderr and `exit_code`; anything else is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations

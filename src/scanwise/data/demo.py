@@ -28,7 +28,7 @@ from scanwise.core.types import Dataset, Finding, Provenance, Unreadable
 from scanwise.data.smear import KINDS, SHARES, objectives, paint_cells
 
 _MAX_BYTES = 2 * 2**30
-_MIN_CELLS_A_SLIDE = 10
+_MIN_CELLS_A_SLIDE = 5
 # Key: type, least, most.
 _RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "n": (int, 60, 100_000),
@@ -56,7 +56,7 @@ class DemoSpec:
 
     n: int = 1500  # readable images
     noise: float = 0.02  # share of wrong labels
-    slides: int = 150  # fewer where n is small: at least 10 cells a slide
+    slides: int = 250  # fewer where n is small: at least 5 cells a slide
     size: int = 48  # side in px
     seed: int = 0
     broken: int = 0  # files besides the n that can't be read

@@ -305,8 +305,8 @@ def class_logits(
 ) -> NDArray[np.float64]:
     """Logits float64 (n, k) whose softmax (multi-label: sigmoid) gives the probabilities.
 
-    Sigmoid outputs of exclusive classes become log-sigmoids: their softmax is each sigmoid divided by
-    the sum of all.
+    Sigmoid outputs of exclusive classes become log-sigmoids: their softmax is each sigmoid divided
+    by the sum of all.
     """
     exact = logits.astype(np.float64)
     if task != "multilabel" and output_activation == "sigmoid":

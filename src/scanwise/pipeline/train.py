@@ -256,7 +256,7 @@ def describe(
     report: CheckReport,
     device: torch.device,
 ) -> Split:
-    """Write what is known before training: settings, plan, environment, splits, the data's facts."""
+    """Write what is known before training: settings, plan, environment, splits, facts."""
     split = write_splits(run.path / "splits.csv", dataset, split)
     run.write("env.json", environment(describe_device(device)))
     facts = dataset_fingerprint(dataset, split)

@@ -43,7 +43,7 @@ class Verification:
 
 
 def verify_run(path: Path) -> Verification:
-    """Recompute metrics.json from predictions.csv and splits.csv, and report.json from metrics.json.
+    """Recompute metrics.json from predictions.csv and splits.csv; compare report.json with it.
 
     Raises:
         RunError: If the run was never evaluated.
