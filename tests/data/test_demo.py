@@ -167,7 +167,7 @@ def test_a_spec_is_read() -> None:
         ("demo:cells?noise=nan", "noise=nan"),
         ("demo:cells?n=100&n=200", "'n' twice"),
         ("demo:cells?n", "key=value"),
-        ("demo:cells?n=100&slides=50", "slides=10 at most"),
+        ("demo:cells?n=100&slides=50", "slides=20 at most"),
         ("demo:cells?n=100000&size=512", "GiB"),
     ],
 )

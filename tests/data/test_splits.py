@@ -339,7 +339,8 @@ def test_each_label_gets_its_share(n: int, rates: list[float], seed: int) -> Non
         got = dataset.class_counts(split.rows(name))
         assert (np.abs(got - FRACTIONS[name] * positives) <= 2.5 + 0.02 * positives).all()
         assert ((got >= 1) | (positives < 3)).all()
-        assert abs(len(split.rows(name)) - FRACTIONS[name] * n) <= 2.5 + 0.02 * n
+        # With labels of two or three positives each, giving every split one of them comes first.
+        assert abs(len(split.rows(name)) - FRACTIONS[name] * n) <= 2.5 + 0.02 * n + len(rates)
     assert absent_from_train(dataset, split) == ()
 
 

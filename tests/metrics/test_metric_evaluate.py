@@ -160,7 +160,7 @@ def test_few_images_carry_the_caution() -> None:
     found = _evaluate(*_made(n=20))
     assert found["too_few_to_conclude"]
     assert "too few to conclude (n=20)" in found["accuracy"]["note"]
-    assert "too few to conclude" in str(Interval.from_json(found["auroc_macro"]))
+    assert "too few to conclude" in str(Interval.from_json(found["auroc_macro"]).reason)
     assert "note" not in _evaluate(*_made(n=200))["auroc_macro"]
 
 

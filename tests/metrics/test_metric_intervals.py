@@ -31,7 +31,7 @@ def test_wilson_equals_scipy(hits: int, n: int) -> None:
 
 def test_wilson_says_when_there_is_nothing_or_little() -> None:
     assert wilson_interval(0, 0).to_json() == {"value": None, "reason": "n=0"}
-    assert "too few to conclude (n=12)" in str(wilson_interval(9, 12))
+    assert "too few to conclude (n=12)" in str(wilson_interval(9, 12).reason)
     assert wilson_interval(25, 30).reason is None
     with pytest.raises(DataError, match=r"\[0, 5\], got 6"):
         wilson_interval(6, 5)

@@ -357,9 +357,14 @@ def test_resume_without_a_checkpoint_starts_anew_and_other_settings_are_refused(
 def test_resume_with_another_number_of_threads_says_so(
     train_tiny: Callable[..., FitResult], tiny_net: Callable[..., nn.Module], tmp_path: Path
 ) -> None:
-    train_tiny(tiny_net(), run_dir=tmp_path)
-    torch.set_num_threads(1)
-    train_tiny(tiny_net(), run_dir=tmp_path, resume=True)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        train_tiny(tiny_net(), run_dir=tmp_path)
+        torch.set_num_threads(1)
+        train_tiny(tiny_net(), run_dir=tmp_path, resume=True)
+    finally:
+        torch.set_num_threads(threads)
     assert "began with 2 threads and goes on with 1" in (tmp_path / "log.txt").read_text()
 
 
