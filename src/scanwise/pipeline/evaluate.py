@@ -9,7 +9,6 @@ import numpy as np
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split, SplitName
 from scanwise.data.checks import CheckReport
-from scanwise.data.duplicates import leaked_rows
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.calibration import Calibration
 from scanwise.metrics.evaluate import (
@@ -91,7 +90,7 @@ def _metrics(
     parts: dict[str, dict[str, Any]] = {
         name: evaluate_predictions(predictions, name, **baseline) for name in names
     }
-    leaked = [dataset.sample_ids[row] for row in leaked_rows(report.duplicates, split)["test"]]
+    leaked = [dataset.sample_ids[row] for row in report.leaked["test"]]
     clean = {}
     if "test" in names and 0 < len(leaked) < len(split.test):
         clean["test"] = evaluate_predictions(predictions, "test", excluded=leaked, **baseline)
