@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import scanwise.training.loop as loop
+from scanwise.core import runtime
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError, RunError, ScanwiseError
 from scanwise.models.losses import make_loss
@@ -355,8 +356,13 @@ def test_resume_without_a_checkpoint_starts_anew_and_other_settings_are_refused(
 
 
 def test_resume_with_another_number_of_threads_says_so(
-    train_tiny: Callable[..., FitResult], tiny_net: Callable[..., nn.Module], tmp_path: Path
+    train_tiny: Callable[..., FitResult],
+    tiny_net: Callable[..., nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Nothing that another test tuned in this process shall set the number again.
+    monkeypatch.setattr(runtime._state, "threads", None)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
