@@ -25,7 +25,7 @@ BUSY = "while True: pass"
 
 
 def worker(name: str) -> None:
-    """Print the training loop's images/s (fastest of the epochs after the first)."""
+    """Print the training loop's images/s, median of the epochs after the first."""
     from scanwise.core.runtime import tune_process
 
     tune_process()
@@ -41,7 +41,7 @@ def worker(name: str) -> None:
         val,
         loss_fn=make_loss(task="multiclass"),
         task="multiclass",
-        settings=LoopSettings(epochs=4, **SETTINGS),
+        settings=LoopSettings(epochs=4, channels_last=case.channels_last, **SETTINGS),
     )
     print(statistics.median(record.images_per_s for record in result.history[1:]))
 

@@ -90,7 +90,9 @@ def ensure_venv() -> Path:
 
 def images_per_s(command: list[str]) -> float:
     environ = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    if done.returncode:  # TensorFlow says much on stderr when all is well, too
+        raise SystemExit(done.stderr)
     return float(done.stdout.split()[0])
 
 

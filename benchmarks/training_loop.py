@@ -25,7 +25,7 @@ from scanwise.models.losses import make_loss  # noqa: E402
 from scanwise.training.loop import LoopSettings, fit  # noqa: E402
 
 AIMS = {"mlp": 0.8, "simple_cnn": 0.9, "resnet18": 0.9}
-SETTINGS = {"optimizer": "adam", "lr": 1e-4, "precision": "32", "channels_last": True}
+SETTINGS = {"optimizer": "adam", "lr": 1e-4, "precision": "32"}
 
 
 class Bare:
@@ -34,8 +34,7 @@ class Bare:
     def __init__(self, case: workload.Case) -> None:
         self.model = workload.make_model(case).train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
-        images, self.targets, _ = next(iter(workload.make_batches(case)[0].iterate(0)))
-        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.images, self.targets, _ = next(iter(workload.make_batches(case)[0].iterate(0)))
         self.step()
 
     def step(self) -> None:
@@ -61,7 +60,7 @@ def loop_images_per_s(case: workload.Case, epochs: int) -> float:
         val,
         loss_fn=make_loss(task="multiclass"),
         task="multiclass",
-        settings=LoopSettings(epochs=epochs + 1, **SETTINGS),
+        settings=LoopSettings(epochs=epochs + 1, channels_last=case.channels_last, **SETTINGS),
     )
     return statistics.median(record.images_per_s for record in result.history[1:])
 

@@ -22,10 +22,11 @@ class Case:
     model: str
     batch: int
     images: int
+    channels_last: bool = True  # as the pipeline chooses: an MLP has no kernels to gain from it
 
 
 CASES = {
-    "mlp": Case("mlp:512,256,128", 128, 38_400),
+    "mlp": Case("mlp:512,256,128", 128, 38_400, channels_last=False),
     "simple_cnn": Case("simple_cnn", 64, 3_200),
     "resnet18": Case("resnet18", 128, 384),
 }
@@ -41,7 +42,8 @@ def make_model(case: Case) -> nn.Module:
     model = build_model(
         case.model, num_outputs=CLASSES, channels=CHANNELS, size_px=(SIZE_PX, SIZE_PX)
     )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if case.channels_last:
+        model.to(memory_format=torch.channels_last)
     return model
 
 
@@ -69,7 +71,7 @@ def make_batches(case: Case) -> tuple[Batches, Batches]:
         batch_size=case.batch,
         training=True,
         augmentation=parse_augmentation("gentle"),
-        channels_last=True,
+        channels_last=case.channels_last,
     )
     val = Batches(
         pixels,
@@ -77,7 +79,7 @@ def make_batches(case: Case) -> tuple[Batches, Batches]:
         preprocessing,
         rows=np.arange(case.images, count),
         batch_size=case.batch,
-        channels_last=True,
+        channels_last=case.channels_last,
     )
     return train, val
 

@@ -159,12 +159,12 @@ def test_rates_reach_the_optimiser(tiny_net: Callable[..., nn.Module]) -> None:
     for optimizer in (adam, sgd):
         set_rates(optimizer, Rates(0.5))
     assert adam.param_groups[0]["betas"] == (0.9, 0.999)
-    assert sgd.param_groups[1]["momentum"] == 0.7
+    assert sgd.param_groups[0]["momentum"] == 0.7
     for optimizer in (adam, sgd):
         set_rates(optimizer, Rates(0.25, momentum=0.85))
-    assert adam.param_groups[1]["betas"] == (0.85, 0.999)
+    assert adam.param_groups[0]["betas"] == (0.85, 0.999)
     assert sgd.param_groups[0]["momentum"] == 0.85
-    assert adam.param_groups[1]["lr"] == 0.25
+    assert adam.param_groups[0]["lr"] == 0.25
 
 
 def test_a_frozen_network_is_refused(tiny_net: Callable[..., nn.Module]) -> None:

@@ -34,11 +34,15 @@ def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Opti
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ScanwiseError(f"{type(model).__name__} has no trainable parameter.")
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": 0.0}]
+    if settings.weight_decay > 0:  # one group less is one kernel less in each step
+        decayed = [p for p in trainable if p.ndim > 1]
+        others = [p for p in trainable if p.ndim <= 1]
+        groups = [
+            {"params": parameters, "weight_decay": decay}
+            for parameters, decay in ((decayed, settings.weight_decay), (others, 0.0))
+            if parameters
+        ]
     options: dict[str, Any] = {"lr": settings.lr}
     makers: dict[str, Any] = {
         "adam": torch.optim.Adam,
