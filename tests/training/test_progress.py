@@ -29,7 +29,7 @@ def run_two_epochs(reporter: Reporter) -> None:
     with reporter:
         for epoch in (1, 2):
             reporter.start_epoch(epoch)
-            reporter.step(epoch, 1, torch.tensor(0.5))
+            reporter.step(epoch, 1, torch.tensor(8.0), 16)
             reporter.end_epoch(RECORD)
 
 

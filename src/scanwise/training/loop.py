@@ -180,6 +180,7 @@ class _Training:
         self.model = model.to(train.device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = list(self.model.parameters())
         self.warm_up = BatchNormWarmup(self.model)
         self.loss_fn = loss_fn.to(train.device) if isinstance(loss_fn, nn.Module) else loss_fn
         self.schedule = Schedule(
@@ -330,14 +331,15 @@ class _Training:
             set_rates(self.raw_optimizer, rates)
             result = self.stepper.run(images, targets, weights)
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in self.parameters:  # as zero_grad, without its bookkeeping
+                parameter.grad = None
             if self.average is not None:
                 self.average.update()
             # Summed on the device: .item() here would make a GPU wait at every step.
             total += result.loss
             hits += result.hits
             step += 1
-            self.reporter.step(epoch, done, result.loss / len(images))
+            self.reporter.step(epoch, done, result.loss, len(images))
             if done % DIVERGENCE_CHECK_STEPS == 0 and not math.isfinite(total.item()):
                 break
         count = self.train.num_images

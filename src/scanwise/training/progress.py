@@ -124,8 +124,15 @@ class Reporter:
             left = f" - ETA: {duration(mean * (self._epochs - epoch + 1))}"
         self.say(f"Epoch {epoch}/{self._epochs}{left}")
 
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Move the bar, ten times a second at most: reading the loss makes a GPU wait."""
+    def step(self, epoch: int, step: int, loss: Tensor, images: int) -> None:
+        """Move the bar, ten times a second at most: reading the loss makes a GPU wait.
+
+        Args:
+            epoch: Epoch from 1.
+            step: Steps done in it.
+            loss: Summed over the step's images.
+            images: How many those were.
+        """
         if self._bar is None:
             return
         now = time.monotonic()
@@ -137,7 +144,7 @@ class Reporter:
             completed=(epoch - 1) * self._steps + step,
             epoch=epoch,
             step=step,
-            loss=f"{loss.item():.4f}",
+            loss=f"{loss.item() / images:.4f}",
             refresh=True,
         )
 

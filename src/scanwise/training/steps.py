@@ -172,10 +172,9 @@ class Stepper:
         losses = self._loss_fn(logits, targets)
         if weights is not None:
             losses = losses * weights
-        loss = losses.sum()
-        self._backward(loss / count)
-        with torch.no_grad():
-            return StepResult(loss.detach(), count_hits(logits.detach(), targets, self._task))
+        loss, size = losses.mean(), len(images)
+        self._backward(loss if size == count else loss * (size / count))
+        return StepResult(loss.detach() * size, count_hits(logits.detach(), targets, self._task))
 
     def _save(self, device: torch.device) -> Tensor | None:
         with torch.no_grad():
