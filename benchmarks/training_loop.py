@@ -69,7 +69,7 @@ def measure(name: str, rounds: int, seconds: float) -> None:
     case = workload.CASES[name]
     bare = Bare(case)
     speed = bare.images_per_s(seconds)
-    epochs = max(1, min(20, round(seconds * speed / case.images)))
+    epochs = max(1, min(60, round(seconds * speed / case.images)))
     pairs = []
     for _ in range(rounds):
         before = bare.images_per_s(seconds / 2)

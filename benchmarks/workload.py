@@ -26,8 +26,8 @@ class Case:
 
 
 CASES = {
-    "mlp": Case("mlp:512,256,128", 128, 38_400, channels_last=False),
-    "simple_cnn": Case("simple_cnn", 64, 3_200),
+    "mlp": Case("mlp:512,256,128", 128, 12_800, channels_last=False),
+    "simple_cnn": Case("simple_cnn", 64, 1_920),
     "resnet18": Case("resnet18", 128, 384),
 }
 
