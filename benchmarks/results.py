@@ -34,7 +34,7 @@ class Job:
     environ: dict[str, str] = field(default_factory=dict)
 
 
-RESNET = ("--model", "resnet18", "--epochs", "15")
+RESNET = ("--model", "resnet18", "--epochs", "10", "--precision", "bf16")
 BREAST = "ResNet-18 .863/.901; best .865/.919"
 PNEUMONIA = "ResNet-18 .854/.944; best .946/.991"
 DERMA = "ResNet-18 .735/.917; best .768/.927"
