@@ -6,6 +6,7 @@ None means "not said": the preset decides (pipeline.plan) and plan.yaml tells wh
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -87,7 +88,18 @@ class TrainConfig(Settings):
     )
     # Model
     model: str | None = Field(
-        default=None, description="Network, such as small_resnet:32, resnet18, mlp:512,256,128."
+        default=None,
+        description="Network, such as small_resnet:32, resnet18, mlp:512,256,128; pretrained: "
+        "hf:ID-OR-FOLDER, timm:NAME, run:RUN.",
+    )
+    weights: str | None = Field(
+        default=None, description="Published weights (imagenet) or a file, for efficientnet_b0."
+    )
+    finetune: str | None = Field(
+        default=None, description="Pretrained networks: head, last:K, full or gradual."
+    )
+    views: int | None = Field(
+        default=None, ge=1, le=64, description="Views of each image that a frozen network sees."
     )
     head: str | None = Field(default=None, description="linear or mlp:256 (hidden units).")
     activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu"] = Field(
@@ -125,6 +137,13 @@ class TrainConfig(Settings):
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads.")
     deterministic: bool = Field(default=False, description="Deterministic kernels on GPUs.")
     explain: bool = Field(default=False, description="Gloss each term of the epoch line.")
+
+    @field_validator("finetune")
+    @classmethod
+    def _known_finetune(cls, value: str | None) -> str | None:
+        if value is None or re.fullmatch(r"head|full|gradual|last:[1-9]\d?", value):
+            return value
+        raise ValueError("write head, last:K (K blocks from the end, 1 to 99), full or gradual.")
 
     @field_validator("monitor", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from scanwise.core.files import sha256_file
 from scanwise.core.types import Task
 from scanwise.data.images import read_image
 from scanwise.metrics.calibration import apply_temperature
+from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
 from scanwise.models.build import build_model
 from scanwise.prepare.preprocessing import Preprocessing
 
@@ -42,7 +43,8 @@ BATCH = 256
 class BundleConfig:
     """config.json: what the network is and how its outputs are read."""
 
-    architecture: str  # a scanwise model spec, or "custom:NAME" for a user's own module
+    # A scanwise model spec, the name of a pretrained network, or "custom:NAME" for a user's own.
+    architecture: str
     task: Task
     class_names: tuple[str, ...]
     size_px: tuple[int, int]
@@ -58,6 +60,7 @@ class BundleConfig:
     synthetic: bool = False
     page: int | None = None  # of multi-page TIFFs
     project: Literal["max"] | None = None
+    backbone: dict[str, Any] | None = None  # of a pretrained network: BackboneSpec in JSON
 
     def to_json(self) -> dict[str, Any]:
         names = list(self.class_names)
@@ -80,6 +83,7 @@ class BundleConfig:
             "synthetic": self.synthetic,
             "page": self.page,
             "project": self.project,
+            "backbone": self.backbone,
         }
 
     @classmethod
@@ -108,6 +112,7 @@ class BundleConfig:
             synthetic=value["synthetic"],
             page=value["page"],
             project=value["project"],
+            backbone=value.get("backbone"),
         )
 
 
@@ -143,6 +148,8 @@ class Bundle:
         self.config = config
         self.metrics = metrics or {}
         self.model_card = model_card
+        # Where cached features of a pretrained network come from, in the process that trained it.
+        self.feature_source: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -248,6 +255,8 @@ class Bundle:
 
     def logits_of(self, pixels: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float32]:
         """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c)."""
+        if self.feature_source is not None:
+            return head_logits(self.model, self.feature_source(pixels))
         return network_logits(self.model, pixels, self.preprocessing, torch.device(device))
 
     def probabilities_of(
@@ -285,6 +294,14 @@ class Bundle:
 
 
 @torch.inference_mode()
+def head_logits(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Raw outputs float32 (n, k) of features (n, d), by the head of a pretrained network."""
+    classify: Any = model.to("cpu").eval().classify
+    logits: NDArray[np.float32] = classify(torch.from_numpy(features)).float().numpy()
+    return logits
+
+
+@torch.inference_mode()
 def network_logits(
     model: nn.Module,
     pixels: NDArray[np.uint8],
@@ -294,10 +311,18 @@ def network_logits(
     """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c), in float32 arithmetic."""
     model = model.to(device).eval()
     parts = []
-    for start in range(0, len(pixels), BATCH):
-        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])).to(device)
+    step = _batch_for(model, preprocessing)
+    for start in range(0, len(pixels), step):
+        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
         parts.append(model(preprocessing.normalise(batch)).float().cpu())
     return torch.cat(parts).numpy()
+
+
+def _batch_for(model: nn.Module, preprocessing: Preprocessing) -> int:
+    """Images a pass: BATCH up to 64 px, fewer of larger ones, so that memory stays bounded."""
+    spec = getattr(model, "spec", None)
+    height, width = spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px
+    return max(8, min(BATCH, BATCH * 64 * 64 // (height * width)))
 
 
 def class_logits(
@@ -362,6 +387,14 @@ def _rebuild(config: BundleConfig) -> nn.Module:
         raise ModelError(
             f"the bundle was trained with your own module ({config.architecture[7:]}); give it: "
             "Bundle.from_pretrained(folder, model=YourModule())."
+        )
+    if config.backbone is not None:
+        spec = BackboneSpec.from_json(config.backbone)
+        return transfer_net(
+            Backbone(spec, rebuild_backbone(spec)),
+            num_outputs=len(config.class_names),
+            dropout=config.dropout,
+            head=config.head,
         )
     return build_model(
         config.architecture,

@@ -18,6 +18,7 @@ from scanwise.data.splits import make_split
 from scanwise.deploy.bundle import Bundle
 from scanwise.pipeline.plan import make_plan
 from scanwise.pipeline.train import data_facts, fit_bundle
+from scanwise.pipeline.transfer import with_backbone
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -116,11 +117,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # All rows are training rows; make_split draws the missing validation part out of them.
         given = replace(dataset, given_split=np.full(len(dataset), "train"), split_origin="user")
         split = make_split(given, seed=self.seed, val_fraction=self.val_fraction)
-        resolved, _, _ = make_plan(config, data_facts(dataset, split))
+        config, backbone = with_backbone(config)
+        resolved, _, _ = make_plan(
+            config, data_facts(dataset, split, pretrained=backbone is not None)
+        )
         return fit_bundle(
             resolved,
             dataset,
             split,
+            backbone=backbone,
             model=self.model if own_module else None,
             verbose=self.verbose,
         )

@@ -70,6 +70,8 @@ def make_plan(
     """
     preset, why = _which_preset(config, facts)
     label, choices = _preset_choices(preset, config, facts)
+    if facts.pretrained:
+        choices |= _transfer(facts)
     line = f"preset {preset}{label}: {why}"
     decisions, filled = [], {}
     for setting, (value, reason) in choices.items():
@@ -166,6 +168,19 @@ def _guide_row(row: str, facts: DataFacts) -> Choices:
         "patience": (5, "stop after 5 epochs without a better validation loss"),
         "monitor": ("val_loss", "the guide's measure of a good run"),
         "head": ("linear", "one layer from features to classes"),
+    }
+
+
+def _transfer(facts: DataFacts) -> Choices:
+    """What only pretrained networks have."""
+    return {
+        "head": ("mlp:256", "the guide's head: dropout, 256 units, BatchNorm, dropout"),
+        "finetune": ("head", "the backbone stays frozen: its features are computed once"),
+        "views": (
+            (4, f"{facts.n_train} training images: three augmented views beside each")
+            if facts.n_train < 500
+            else (1, f"{facts.n_train} training images: each as it is")
+        ),
     }
 
 

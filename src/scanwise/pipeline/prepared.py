@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import Dataset, Finding, Split
+from scanwise.models.backbones import BackboneSpec
 from scanwise.prepare.augment import (
     AugmentationChoice,
     Preview,
@@ -35,6 +36,9 @@ class Prepared:
     augmentation: AugmentationChoice
     train: Batches
     val: Batches
+    pixels: NDArray[np.uint8]  # (m, h, w, c); rows of both splits and synthetic ones are among them
+    targets: NDArray[np.int64]  # (m,) or (m, k)
+    weights: NDArray[np.float32] | None  # (m,)
     train_counts: NDArray[np.int64]  # (k,) real images of each class in train
     class_weights: NDArray[np.float64] | None  # (k,)
     num_synthetic: int
@@ -50,14 +54,23 @@ def prepare(
     device: torch.device,
     *,
     channels_last: bool = True,
+    backbone: BackboneSpec | None = None,
 ) -> Prepared:
     """Fit the preprocessing on train, balance and augment train only, and make the batches.
 
     Only training and validation rows are read. `config` is resolved: no None among its settings.
+    With a pretrained `backbone` its channels, mean and std are used instead of the data's.
     """
     preprocessing = fit_preprocessing(
-        dataset, split.train, contrast=config.contrast, fit=config.fit, seed=config.seed
+        dataset,
+        split.train,
+        contrast=config.contrast,
+        channels=None if backbone is None else backbone.channels,
+        fit=config.fit,
+        seed=config.seed,
     )
+    if backbone is not None:
+        preprocessing = preprocessing.with_source(backbone.mean, backbone.std, backbone.name)
     pixels, targets, sample_weights, train_rows, val_rows = _rows_of_both(
         dataset, split, preprocessing
     )
@@ -118,6 +131,9 @@ def prepare(
         augmentation=augmentation,
         train=train,
         val=val,
+        pixels=pixels,
+        targets=targets,
+        weights=sample_weights,
         train_counts=counts,
         class_weights=weights,
         num_synthetic=num_synthetic,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from scanwise import __version__
 from scanwise.core.config import TrainConfig
@@ -24,13 +23,28 @@ from scanwise.data.load import load
 from scanwise.data.splits import make_split, read_splits, write_splits
 from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
 from scanwise.metrics.calibration import Calibration, calibrate
+from scanwise.models.backbones import (
+    Backbone,
+    TransferNet,
+    backbone_slug,
+    is_pretrained,
+    transfer_net,
+)
 from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
-from scanwise.models.losses import loss_findings, make_loss
+from scanwise.models.losses import loss_findings
 from scanwise.pipeline.evaluate import evaluate_run
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
+from scanwise.pipeline.transfer import (
+    Features,
+    compute_features,
+    describe_transfer,
+    fit_head,
+    loss_of,
+    with_backbone,
+)
 from scanwise.prepare.augment import Preview, parse_augmentation
 from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
@@ -63,18 +77,23 @@ def train(
     say = Messages()
     check_settings(config, own_model=model is not None)
     device = pick_device(config.device)
+    config, backbone = with_backbone(config)
     dataset = data if data is not None else load_data(config)
     split, report = split_and_check(dataset, config)
     say.data(dataset, split, report)
-    resolved, decisions, fired = make_plan(config, data_facts(dataset, split))
+    resolved, decisions, fired = make_plan(
+        config, data_facts(dataset, split, pretrained=backbone is not None)
+    )
     say.plan(decisions, fired)
 
     check_fitted_settings(resolved, dataset, split)
-    name = type(model).__name__ if model is not None else str(resolved.model)
+    name = type(model).__name__ if model is not None else backbone_slug(str(resolved.model))
     run = Run(new_run_dir(resolved, dataset.name, name))
     say.write_to(run)
     split = describe(run, resolved, decisions, dataset, split, report, device)
-    trained = fit_model(resolved, dataset, split, model=model, device=device, run=run, say=say)
+    trained = fit_model(
+        resolved, dataset, split, model=model, backbone=backbone, device=device, run=run, say=say
+    )
     finish(run, resolved, dataset, split, report, trained, started)
     return run
 
@@ -87,7 +106,7 @@ def check_settings(config: TrainConfig, *, own_model: bool) -> None:
     """
     if config.output:
         check_output_free(Path(config.output), config.force)
-    if config.model and not own_model:
+    if config.model and not own_model and not is_pretrained(config.model, config.weights):
         check_model_spec(config.model, head=config.head, activation=config.activation)
     if config.augment and config.augment != "auto":
         parse_augmentation(config.augment)
@@ -110,7 +129,7 @@ def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -
     )
     if multilabel and config.balance != "none":
         raise ConfigError("--balance smote needs one class an image; leave it out for multi-label.")
-    if config.model:
+    if config.model and not is_pretrained(config.model, config.weights):
         check_model_spec(
             config.model, size_px=dataset.size_px, head=config.head, activation=config.activation
         )
@@ -134,8 +153,17 @@ def resume(path: Path) -> Run:
     )
     report.raise_if_stopped()
     say.write_to(run)
+    config, backbone = with_backbone(config)
     trained = fit_model(
-        config, dataset, split, model=None, device=device, run=run, say=say, resume=True
+        config,
+        dataset,
+        split,
+        model=None,
+        backbone=backbone,
+        device=device,
+        run=run,
+        say=say,
+        resume=True,
     )
     finish(run, config, dataset, split, report, trained, started)
     return run
@@ -235,7 +263,7 @@ def _keep_together(dataset: Dataset, duplicates: Duplicates) -> Dataset:
     return dataset.with_groups(duplicate_groups(duplicates, len(dataset), dataset.groups))
 
 
-def data_facts(dataset: Dataset, split: Split) -> DataFacts:
+def data_facts(dataset: Dataset, split: Split, *, pretrained: bool = False) -> DataFacts:
     """The counts that the plan decides by."""
     counts = dataset.class_counts(split.train)
     present = counts[counts > 0]
@@ -244,6 +272,7 @@ def data_facts(dataset: Dataset, split: Split) -> DataFacts:
         n_train=len(split.train),
         smallest_class=int(present.min()) if len(present) else 0,
         from_files=dataset.provenance.files,
+        pretrained=pretrained,
     )
 
 
@@ -277,6 +306,7 @@ class Trained:
     prepared: Prepared
     result: FitResult
     device: torch.device
+    features: Features | None = None  # of a pretrained network
 
     @property
     def own_model(self) -> bool:
@@ -290,6 +320,7 @@ def fit_model(
     split: Split,
     *,
     model: nn.Module | None,
+    backbone: Backbone | None = None,
     device: torch.device,
     run: Run | None = None,
     say: Messages | None = None,
@@ -301,7 +332,13 @@ def fit_model(
     `say`, progress goes to stderr.
     """
     torch.manual_seed(config.seed)
-    prepared = prepare(dataset, split, config, device)
+    prepared = prepare(
+        dataset, split, config, device, backbone=None if backbone is None else backbone.spec
+    )
+    if backbone is not None:
+        return fit_transfer(
+            config, dataset, prepared, backbone, device=device, run=run, say=say, resume=resume
+        )
     channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
     # Dropout, activation and head are inside a module of one's own.
     inside: dict[str, Any] = (
@@ -317,15 +354,6 @@ def fit_model(
         **inside,
     )
     info = describe_model(None if model is not None else str(config.model), network, size_px)
-    loss = make_loss(
-        task=dataset.task,
-        loss=config.loss,
-        label_smoothing=config.label_smoothing or 0.0,
-        focal_gamma=config.focal_gamma,
-        class_weights=_as_tensor(prepared.class_weights),
-        class_counts=prepared.train_counts.tolist(),
-        output_activation=config.output_activation,
-    )
     if run is not None:
         _write_augmentation_sheet(run, prepared.preview)
     if say is not None:
@@ -334,7 +362,7 @@ def fit_model(
         network,
         prepared.train,
         prepared.val,
-        loss_fn=loss,
+        loss_fn=loss_of(config, dataset, prepared),
         task=dataset.task,
         settings=loop_settings(config, channels_last=prepared.train.channels_last),
         run_dir=None if run is None else run.path,
@@ -356,8 +384,48 @@ def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
     save_figure(figure, run.path / "plots" / "augmentation", f"{alt} {preview.caption}")
 
 
-def _as_tensor(weights: NDArray[Any] | None) -> Tensor | None:
-    return None if weights is None else torch.from_numpy(weights).float()
+def fit_transfer(
+    config: TrainConfig,
+    dataset: Dataset,
+    prepared: Prepared,
+    backbone: Backbone,
+    *,
+    device: torch.device,
+    run: Run | None,
+    say: Messages | None,
+    resume: bool,
+) -> Trained:
+    """As `fit_model`, on a pretrained backbone: features once, then the head."""
+    if run is not None:
+        _write_augmentation_sheet(run, prepared.preview)
+    torch.manual_seed(config.seed)
+    network = transfer_net(
+        backbone, num_outputs=dataset.num_classes, dropout=config.dropout, head=config.head
+    )
+    info = describe_transfer(network)
+    if say is not None:
+        say.training(prepared, info, describe_device(device))
+    features = compute_features(
+        backbone,
+        prepared,
+        views=int(config.views or 1),
+        device=device,
+        say=None if say is None else say.say,
+    )
+    if say is not None:
+        say.say(features.describe())
+    result = fit_head(
+        config,
+        dataset,
+        prepared,
+        network,
+        features,
+        device=device,
+        run_dir=None if run is None else run.path,
+        resume=resume,
+        quiet=say is None,
+    )
+    return Trained(network, info, prepared, result, device, features)
 
 
 def fit_bundle(
@@ -366,6 +434,7 @@ def fit_bundle(
     split: Split,
     *,
     model: nn.Module | None = None,
+    backbone: Backbone | None = None,
     verbose: bool = False,
 ) -> Bundle:
     """Train and calibrate without a run folder; what `ImageClassifier.fit` does."""
@@ -374,6 +443,7 @@ def fit_bundle(
         dataset,
         split,
         model=model,
+        backbone=backbone,
         device=pick_device(config.device),
         say=Messages() if verbose else None,
     )
@@ -402,8 +472,11 @@ def make_bundle(
         synthetic=dataset.provenance.synthetic,
         page=config.page,
         project=config.project,
+        backbone=trained.model.spec.to_json() if isinstance(trained.model, TransferNet) else None,
     )
     bundle = Bundle(trained.model, preprocessing, draft)
+    if trained.features is not None:
+        bundle.feature_source = trained.features.extractor.plain
     calibration = _calibrate(bundle, dataset, split, str(trained.device))
     bundle.config = replace(draft, temperature=calibration.temperature)
     return bundle, calibration
@@ -467,7 +540,7 @@ def _training_facts(
         "augmentation_reason": prepared.augmentation.reason,
         "num_synthetic": prepared.num_synthetic,
         "preprocessing": prepared.preprocessing.to_json(),
-        "notes": [*trained.info.notes, *prepared.messages],
+        "notes": [*trained.info.notes, *prepared.messages, *_feature_notes(trained)],
         "findings": [
             finding.to_json()
             for finding in (
@@ -481,3 +554,7 @@ def _training_facts(
             )
         ],
     }
+
+
+def _feature_notes(trained: Trained) -> list[str]:
+    return [] if trained.features is None else [trained.features.describe()]

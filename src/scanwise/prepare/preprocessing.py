@@ -69,6 +69,7 @@ class Preprocessing(Settings):
     mean: tuple[float, ...]  # of pixels / 255, one for each channel, over the training images
     std: tuple[float, ...]
     num_images: int = 0  # that mean and std were measured on
+    normalised_for: str = ""  # the pretrained network whose mean and std these are
     notes: tuple[str, ...] = ()  # what the user should be told about these choices
 
     @model_validator(mode="after")
@@ -193,9 +194,31 @@ class Preprocessing(Settings):
         means = ", ".join(f"{value:.3f}" for value in self.mean)
         stds = ", ".join(f"{value:.3f}" for value in self.std)
         plural = "" if self.channels == 1 else "s"
+        of = f"of {self.num_images:,} training images"
+        if self.normalised_for:
+            of = f"as {self.normalised_for} was trained"
         return (
             f"{height}×{width} px, {self.channels} channel{plural}, contrast {self.contrast}, "
-            f"mean {means}, std {stds} (of {self.num_images:,} training images)"
+            f"mean {means}, std {stds} ({of})"
+        )
+
+    def with_source(
+        self, mean: tuple[float, ...], std: tuple[float, ...], name: str
+    ) -> Preprocessing:
+        """Normalise as a pretrained network's images were, instead of by the training images.
+
+        One grey channel becomes `channels` equal ones; for a first layer that is linear this is
+        the same as summing its weights over the channels.
+        """
+        notes = self.notes
+        if self.source_channels == 1 and self.channels > 1:
+            notes = (
+                *notes,
+                f"grey images are repeated to {self.channels} channels for {name} (the same as "
+                "summing the first layer's weights)",
+            )
+        return self.model_copy(
+            update={"mean": mean, "std": std, "normalised_for": name, "notes": notes}
         )
 
     def _is_identity(self, images: NDArray[Any]) -> bool:

@@ -76,12 +76,12 @@ class ModelCost:
         return 4 * self.parameter_bytes + batch * self.activation_bytes
 
 
-def model_cost(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelCost:
+def model_cost(model: nn.Module, image_shape: tuple[int, ...]) -> ModelCost:
     """Count without computing, on torch's `meta` device.
 
     Args:
         model: Any network; it is not changed.
-        image_shape: (c, h, w).
+        image_shape: (c, h, w); for a head alone (d,).
 
     Returns:
         The cost; `macs` and `activation_bytes` are NaN for a network that can't run on `meta`.

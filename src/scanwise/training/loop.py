@@ -244,7 +244,6 @@ class _Training:
 
     def _set_up(self, state: TrainingState) -> None:
         device = self.train.device
-        channels, height, width = self.first_batch[0].shape[1:]
         fabric = Fabric(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
@@ -261,7 +260,7 @@ class _Training:
             self.loss_fn,
             fabric.backward,
             self.task,
-            model_cost(self.model, (channels, height, width)),
+            model_cost(self.model, tuple(self.first_batch[0].shape[1:])),
             state.micro_batch,
             self.reporter.say,
         )

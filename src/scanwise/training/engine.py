@@ -1,0 +1,250 @@
+"""Run a frozen backbone as fast as this machine can: ONNX Runtime on CPUs where it wins, or torch.
+
+The two are compared once for each backbone, on real images: outputs must agree, and the faster one
+is taken. The verdict is kept beside the exported file, so that later runs choose the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scanwise.core.errors import ScanwiseError
+from scanwise.core.files import atomic_path, cache_dir, sha256_bytes, write_json
+from scanwise.models.backbones import Backbone, FrozenBackbone
+
+BATCH = 16  # always this many: another shape may choose another kernel and other last bits
+TRIAL_IMAGES = 8
+# Largest difference between the two, as a part of the largest feature, that counts as agreement.
+AGREEMENT = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison of ONNX Runtime with torch gave; NaN-free, kept in the cache."""
+
+    engine: str  # "onnxruntime" or "torch"
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class Engine:
+    """Feature vectors of prepared images; the same image always gives the same bits."""
+
+    def __init__(self, verdict: Verdict, version: str, device: torch.device, runner: Any) -> None:
+        self.verdict = verdict
+        self.identity = f"{verdict.engine} {version} {device.type}"
+        self.device = device
+        self._runner = runner
+
+    def features(self, images: Tensor) -> NDArray[np.float32]:
+        """Features float32 (b, d) of normalised images float (b, c, h, w), b up to BATCH."""
+        missing = BATCH - len(images)
+        if missing:
+            padding = images.new_zeros((missing, *images.shape[1:]))
+            padded = torch.cat([images, padding])
+        else:
+            padded = images
+        vectors: NDArray[np.float32] = self._runner(padded.contiguous())[: len(images)]
+        return vectors
+
+
+def make_engine(backbone: Backbone, sample: Tensor, device: torch.device) -> Engine:
+    """Choose how to run a frozen backbone, and say why.
+
+    Args:
+        backbone: In eval mode.
+        sample: A few normalised training images, float (b, c, h, w), for the comparison.
+        device: On a GPU torch runs it, in bfloat16 where the GPU has it.
+    """
+    module = FrozenBackbone(backbone).eval()
+    if device.type != "cpu":
+        verdict = Verdict("torch", f"{device.type}: torch in {_gpu_type(device)}")
+        return Engine(verdict, torch.__version__, device, _on_gpu(module, device))
+    key = f"{backbone.spec.weights_sha256} {backbone.spec.input_px} {tuple(sample.shape[1:])}"
+    stem = cache_dir() / "onnx" / sha256_bytes(f"{key} {_versions()}".encode())[:32]
+    on_torch = _on_torch(module)
+    try:
+        verdict, session = _stored(stem) or _compare(stem, module, on_torch, sample)
+    except Exception as error:  # the exporter and the runtime raise whatever they like
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        verdict, session = Verdict("torch", f"ONNX Runtime can't run it: {lines[0][:120]}"), None
+    if session is None:
+        return Engine(verdict, torch.__version__, device, on_torch)
+    return Engine(verdict, _ort().__version__, device, _on_onnxruntime(session))
+
+
+def _stored(stem: Path) -> tuple[Verdict, Any] | None:
+    """The verdict of an earlier comparison on this machine, with a session if one is needed."""
+    try:
+        verdict = Verdict(**json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")))
+        if verdict.engine == "torch":
+            return verdict, None
+        return verdict, _session(stem.with_suffix(".onnx"))
+    except Exception:  # absent or damaged: compare anew
+        return None
+
+
+def _compare(stem: Path, module: nn.Module, on_torch: Any, sample: Tensor) -> tuple[Verdict, Any]:
+    images = _enough(sample)
+    path = stem.with_suffix(".onnx")
+    kept = True
+    try:
+        with atomic_path(path) as temporary:
+            _export(module, images, temporary)
+            session = _session(temporary)
+    except OSError:  # no room in the cache
+        kept, session = False, _session_of_bytes(module, images)
+    on_onnx = _on_onnxruntime(session)
+    expected, found = on_torch(images), on_onnx(images)
+    scale = float(np.abs(expected).max()) or 1.0
+    difference = float(np.abs(expected - found).max()) / scale
+    if not difference <= AGREEMENT:
+        verdict = Verdict(
+            "torch", f"ONNX Runtime's features differ by {difference:.1e} of the largest"
+        )
+    else:
+        slow, fast = _median_s(on_torch, images), _median_s(on_onnx, images)
+        engine = "onnxruntime" if fast <= slow else "torch"
+        verdict = Verdict(
+            engine,
+            f"{len(images) / fast:.0f} images/s by ONNX Runtime, {len(images) / slow:.0f} by "
+            f"torch; features agree to {difference:.0e} of the largest",
+        )
+    if kept:
+        with contextlib.suppress(OSError):
+            write_json(stem.with_suffix(".json"), verdict.to_json())
+    return verdict, session if verdict.engine == "onnxruntime" else None
+
+
+def _enough(sample: Tensor) -> Tensor:
+    """Exactly TRIAL_IMAGES images, repeated if there are fewer."""
+    times = -(-TRIAL_IMAGES // len(sample))
+    return sample.repeat(times, 1, 1, 1)[:TRIAL_IMAGES].contiguous()
+
+
+def _median_s(run: Any, images: Tensor, rounds: int = 3) -> float:
+    run(images)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[rounds // 2]
+
+
+def _export(module: nn.Module, images: Tensor, path: Path | str) -> None:
+    """Write ONNX with a free batch size.
+
+    By the exporter that traces, which takes a second where the newer one takes ten; where torch has
+    it no more, by the newer one.
+    """
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                module,
+                (images[:2],),
+                str(path),
+                dynamo=False,
+                opset_version=18,
+                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
+                **names,
+            )
+        except TypeError:
+            batch = torch.export.Dim("batch")
+            torch.onnx.export(
+                module, (images[:2],), str(path), dynamo=True, external_data=False,
+                dynamic_shapes=({0: batch},), **names,
+            )  # fmt: skip
+
+
+def _session_of_bytes(module: nn.Module, images: Tensor) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "backbone.onnx"
+        _export(module, images, path)
+        return _session(path)
+
+
+def _session(path: Path) -> Any:
+    ort = _ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # Idle threads that spin take the core that a busy neighbour, or torch, needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def _ort() -> Any:
+    import onnxruntime
+
+    return onnxruntime
+
+
+def _versions() -> str:
+    return f"torch {torch.__version__} onnxruntime {_ort().__version__}"
+
+
+def _on_torch(module: nn.Module) -> Any:
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> NDArray[np.float32]:
+        vectors: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+        return vectors.float().contiguous().numpy()
+
+    return run
+
+
+def _on_onnxruntime(session: Any) -> Any:
+    def run(images: Tensor) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = session.run(None, {"images": images.numpy()})[0]
+        return vectors
+
+    return run
+
+
+def _gpu_type(device: torch.device) -> str:
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bfloat16" if bf16 else "float32"
+
+
+def _on_gpu(module: nn.Module, device: torch.device) -> Any:
+    module.to(device)
+    half = _gpu_type(device) == "bfloat16"
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> NDArray[np.float32]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            vectors: Tensor = module(images.to(device))
+        return vectors.float().cpu().numpy()
+
+    return run
+
+
+def check_unchanged(before: str, after: str, name: str) -> None:
+    """A frozen backbone must be, to the bit, what it was.
+
+    Raises:
+        ScanwiseError: If one of its weights or buffers changed: a defect of ours.
+    """
+    if before != after:
+        raise ScanwiseError(
+            f"the frozen backbone {name} changed while the head was trained; please report this."
+        )
