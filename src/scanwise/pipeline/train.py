@@ -33,6 +33,7 @@ from scanwise.models.backbones import (
 from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
 from scanwise.models.losses import loss_findings
 from scanwise.pipeline.evaluate import evaluate_run
+from scanwise.pipeline.finetune import Stage, finetune
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.prepared import Prepared, prepare
@@ -307,6 +308,7 @@ class Trained:
     result: FitResult
     device: torch.device
     features: Features | None = None  # of a pretrained network
+    stages: tuple[Stage, ...] = ()  # of fine-tuning it
 
     @property
     def own_model(self) -> bool:
@@ -337,7 +339,15 @@ def fit_model(
     )
     if backbone is not None:
         return fit_transfer(
-            config, dataset, prepared, backbone, device=device, run=run, say=say, resume=resume
+            config,
+            dataset,
+            split,
+            prepared,
+            backbone,
+            device=device,
+            run=run,
+            say=say,
+            resume=resume,
         )
     channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
     # Dropout, activation and head are inside a module of one's own.
@@ -387,6 +397,7 @@ def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
 def fit_transfer(
     config: TrainConfig,
     dataset: Dataset,
+    split: Split,
     prepared: Prepared,
     backbone: Backbone,
     *,
@@ -395,7 +406,7 @@ def fit_transfer(
     say: Messages | None,
     resume: bool,
 ) -> Trained:
-    """As `fit_model`, on a pretrained backbone: features once, then the head."""
+    """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
     if run is not None:
         _write_augmentation_sheet(run, prepared.preview)
     torch.manual_seed(config.seed)
@@ -425,7 +436,19 @@ def fit_transfer(
         resume=resume,
         quiet=say is None,
     )
-    return Trained(network, info, prepared, result, device, features)
+    stages: tuple[Stage, ...] = ()
+    if config.finetune not in (None, "head"):
+        stages = finetune(
+            config,
+            dataset,
+            split,
+            prepared,
+            network,
+            run_dir=None if run is None else run.path,
+            resume=resume,
+            say=None if say is None else say.say,
+        )
+    return Trained(network, info, prepared, result, device, features, stages)
 
 
 def fit_bundle(
@@ -475,7 +498,7 @@ def make_bundle(
         backbone=trained.model.spec.to_json() if isinstance(trained.model, TransferNet) else None,
     )
     bundle = Bundle(trained.model, preprocessing, draft)
-    if trained.features is not None:
+    if trained.features is not None and not any(stage.kept for stage in trained.stages):
         bundle.feature_source = trained.features.extractor.plain
     calibration = _calibrate(bundle, dataset, split, str(trained.device))
     bundle.config = replace(draft, temperature=calibration.temperature)
@@ -538,6 +561,7 @@ def _training_facts(
         "class_weights": None if weights is None else weights.tolist(),
         "augmentation": prepared.augmentation.augmentation.describe(),
         "augmentation_reason": prepared.augmentation.reason,
+        "finetune": [stage.to_json() for stage in trained.stages],
         "num_synthetic": prepared.num_synthetic,
         "preprocessing": prepared.preprocessing.to_json(),
         "notes": [*trained.info.notes, *prepared.messages, *_feature_notes(trained)],
@@ -557,4 +581,6 @@ def _training_facts(
 
 
 def _feature_notes(trained: Trained) -> list[str]:
-    return [] if trained.features is None else [trained.features.describe()]
+    if trained.features is None:
+        return []
+    return [trained.features.describe(), *(stage.describe() for stage in trained.stages)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -86,6 +86,7 @@ def fit(
     resume: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     stream: TextIO | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> FitResult:
     """Train a model and restore the weights of its best epoch, by validation.
 
@@ -106,6 +107,7 @@ def fit(
         resume: Go on from run_dir's last finished epoch (from the start if there is none).
         on_epoch: Called with each epoch's record after its checkpoint is safe.
         stream: Where the epoch lines go, such as sys.stderr; None is silent.
+        lr_scales: Name of a parameter to the factor of its learning rate [1 for all].
 
     Returns:
         The result; `stop_reason` says why training ended.
@@ -129,7 +131,9 @@ def fit(
         deterministic_kernels(settings.deterministic and train.device.type != "cpu"),
         reporter,
     ):
-        training = _Training(model, train, val, loss_fn, task, settings, run_dir, reporter)
+        training = _Training(
+            model, train, val, loss_fn, task, settings, run_dir, reporter, lr_scales
+        )
         state = training.start(resume)
         while not state.stop_reason:
             state = training.run_epoch(state)
@@ -172,10 +176,12 @@ class _Training:
         settings: LoopSettings,
         run_dir: Path | None,
         reporter: Reporter,
+        lr_scales: Mapping[str, float] | None,
     ) -> None:
         self.train, self.val = train, val
         self.task, self.settings, self.reporter = task, settings, reporter
         self.run_dir = run_dir
+        self.lr_scales = lr_scales
         self.folder = None if run_dir is None else run_dir / "checkpoints"
         self.model = model.to(train.device)
         if settings.channels_last:
@@ -249,7 +255,7 @@ class _Training:
             devices=1 if device.index is None else [device.index],
             precision=state.precision,
         )
-        optimizer = make_optimizer(self.model, self.settings)
+        optimizer = make_optimizer(self.model, self.settings, self.lr_scales)
         wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.average = (
             WeightAverage(self.model, self.settings.ema_decay) if self.settings.ema else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,18 @@ from scanwise.training.schedule import Rates
 from scanwise.training.settings import LoopSettings
 
 
-def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, settings: LoopSettings, lr_scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD over the trainable parameters, fused where torch has it.
 
     Weight decay acts on matrices and kernels only, in all three: on biases and normalisation scales
     it costs accuracy and regularises nothing (He et al. 2019, arXiv:1812.01187, section 3.1).
+
+    Args:
+        model: Its parameters that require gradients are trained.
+        settings: Optimiser, rate and decay.
+        lr_scales: Name of a parameter to the factor of its rate [1 for all].
 
     Raises:
         ScanwiseError: If nothing is trainable.
@@ -34,15 +41,18 @@ def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Opti
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ScanwiseError(f"{type(model).__name__} has no trainable parameter.")
-    groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": 0.0}]
-    if settings.weight_decay > 0:  # one group less is one kernel less in each step
-        decayed = [p for p in trainable if p.ndim > 1]
-        others = [p for p in trainable if p.ndim <= 1]
-        groups = [
-            {"params": parameters, "weight_decay": decay}
-            for parameters, decay in ((decayed, settings.weight_decay), (others, 0.0))
-            if parameters
-        ]
+    scales = {
+        parameter: (lr_scales or {}).get(name, 1.0) for name, parameter in model.named_parameters()
+    }
+    # As few groups as can be: one group less is one kernel less in each step.
+    by_rule: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in trainable:
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        by_rule.setdefault((scales[parameter], decay), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay), parameters in by_rule.items()
+    ]
     options: dict[str, Any] = {"lr": settings.lr}
     makers: dict[str, Any] = {
         "adam": torch.optim.Adam,
@@ -62,7 +72,7 @@ def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Opti
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
     """Give the optimiser its learning rate, and its momentum where the schedule moves it."""
     for group in optimizer.param_groups:
-        group["lr"] = rates.lr
+        group["lr"] = rates.lr * group.get("lr_scale", 1.0)
         if rates.momentum is None:
             continue
         if "betas" in group:
