@@ -98,3 +98,42 @@ def copied_run(disc_run, tmp_path: Path):
     target = tmp_path / "run"
     shutil.copytree(disc_run.path, target)
     return Run.open(target)
+
+
+@pytest.fixture(scope="session")
+def tiny_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a small convolutional network with BatchNorm, random weights."""
+    from transformers import ResNetConfig, ResNetModel
+
+    return save_hub_folder(
+        tmp_path_factory.mktemp("hub") / "tiny-resnet",
+        ResNetModel,
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+    )
+
+
+def save_hub_folder(folder: Path, model_class, config, size: int = 32) -> Path:
+    """Write a network with random weights and uneven BatchNorm statistics as the hub would."""
+    import json
+    import warnings
+
+    import torch
+
+    torch.manual_seed(5)
+    model = model_class(config)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.2, 0.2)
+            layer.running_var.uniform_(0.5, 1.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(folder)
+    form = {
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "size": {"shortest_edge": size + 4},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.25, 0.3],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(form))
+    return folder

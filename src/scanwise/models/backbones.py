@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from scanwise.core.errors import ModelError
@@ -366,7 +367,7 @@ def _open_hugging_face(source: str) -> Backbone:
                 output_loading_info=True,
                 dtype=torch.float32,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(_cannot_load(name, where, local, error)) from error
         form = _image_form(where, name, transformers, only_local)
     pooled = _check_loaded(name, loaded)

@@ -62,11 +62,12 @@ class Stage:
     def describe(self) -> str:
         """One line for people."""
         verdict = "kept" if self.kept else "undone: validation did not improve"
+        gain = _signed(self.accuracy_gain)
         return (
             f"Fine-tuning the last {self.blocks} of {self.blocks_in_all} blocks "
             f"({self.parameters:,} parameters): {self.monitor} {self.before:.4f} → "
-            f"{self.after:.4f}, {verdict}; on validation accuracy gains {_signed(self.accuracy_gain)}"
-            f", log-loss falls by {_signed(self.log_loss_gain)}"
+            f"{self.after:.4f}, {verdict}; on validation accuracy gains {gain}, "
+            f"log-loss falls by {_signed(self.log_loss_gain)}"
         )
 
 
