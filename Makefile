@@ -9,13 +9,18 @@ export PIP_EXTRA_INDEX_URL
 # Tests side by side: one process a core, each with one thread.
 JOBS   ?= auto
 
-.PHONY: demo test test-slow check fix bench docs clean
+.PHONY: demo test test-timm check fix bench docs clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/scanwise train demo:cells
 
 test: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+
+# Beside torchvision and timm themselves, which need the default build of torch (about 6 GB on Linux):
+# an environment of its own, newest versions.
+test-timm: $(VENV)-timm/stamp
+	OMP_NUM_THREADS=1 $(VENV)-timm/bin/python -m pytest tests_timm
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -44,5 +49,10 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[dicom,dev]'
 	touch $(VENV)/core.stamp $@
 
+$(VENV)-timm/stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-timm
+	$(VENV)-timm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[backbones]' torchvision pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-timm build dist src/*.egg-info

@@ -12,6 +12,7 @@ import typer
 
 from scanwise import __version__
 from scanwise.cli.options import with_settings
+from scanwise.cli.weights import weights_app
 from scanwise.core.config import TrainConfig, env_settings, make_config, read_yaml_settings
 from scanwise.core.errors import ConfigError
 
@@ -26,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="A mistake ends with one line and exit code 2; --debug shows where it was raised.",
 )
+
+app.add_typer(weights_app, name="weights")
 
 # The settings that `check` shares with `train`.
 CHECK_SETTINGS = (

@@ -32,7 +32,7 @@ class ModelError(ScanwiseError, ValueError):
     """A model is unknown or can't be built for these images."""
 
 
-class WeightsError(ScanwiseError):
+class WeightsError(ModelError):
     """Pretrained weights are missing, damaged or of another architecture."""
 
 

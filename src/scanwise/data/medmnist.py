@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
+from scanwise.core import downloads
+from scanwise.core.downloads import Download
 from scanwise.core.errors import DataError, nearest
-from scanwise.core.files import cache_dir, offline, write_text
+from scanwise.core.files import cache_dir
 from scanwise.core.types import Dataset
 from scanwise.data.medmnist_table import MEDMNIST, SIZES_PX, MedMNIST
-from scanwise.data.npz import load_npz, md5_file
+from scanwise.data.npz import load_npz
 
 
 def load_medmnist(name: str, size_px: int = 28, *, url: str | None = None) -> Dataset:
@@ -50,66 +51,11 @@ def fetch(entry: MedMNIST, size_px: int, *, url: str | None = None) -> Path:
     Raises:
         DataError: As `load_medmnist`.
     """
-    target = cache_dir() / "medmnist" / entry.file_name(size_px)
-    expected = entry.md5[size_px]
-    if target.is_file():
-        found = _md5_once(target)
-        if found == expected:
-            return target
-        if offline():
-            raise DataError(
-                f"{target} is not the official {entry.title} (MD5 {found}, expected {expected}). "
-                + _by_hand(entry, size_px, url, target)
-            )
-        target.unlink()
-    if offline():
-        raise DataError(
-            f"{entry.title} at {size_px} px is not in the cache, and SCANWISE_OFFLINE forbids the "
-            f"network. {_by_hand(entry, size_px, url, target)}"
-        )
-    _download(entry, size_px, url, target)
-    return target
-
-
-def _download(entry: MedMNIST, size_px: int, url: str | None, target: Path) -> None:
-    import pooch
-
-    try:
-        pooch.retrieve(
-            url or entry.url(size_px),
-            known_hash=f"md5:{entry.md5[size_px]}",
-            fname=target.name,
-            path=target.parent,
-        )
-    except ValueError as error:  # pooch has deleted what it downloaded
-        target.unlink(missing_ok=True)
-        raise DataError(
-            f"the download of {entry.title} at {size_px} px has another MD5 than the official one "
-            f"and was deleted. {_by_hand(entry, size_px, url, target)}"
-        ) from error
-    except OSError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"can't download {entry.title} at {size_px} px ({reason}). "
-            + _by_hand(entry, size_px, url, target)
-        ) from error
-
-
-def _by_hand(entry: MedMNIST, size_px: int, url: str | None, target: Path) -> str:
-    return (
-        f"Download {url or entry.url(size_px)} (MD5 {entry.md5[size_px]}) and put it at {target}."
+    download = Download(
+        title=f"{entry.title} at {size_px} px",
+        url=url or entry.url(size_px),
+        algorithm="md5",
+        digest=entry.md5[size_px],
+        target=cache_dir() / "medmnist" / entry.file_name(size_px),
     )
-
-
-def _md5_once(path: Path) -> str:
-    """MD5 of a file; remembered beside it, since the large ones take half a minute."""
-    stat = path.stat()
-    stamp, memory = f"{stat.st_size} {stat.st_mtime_ns}", path.with_suffix(".md5")
-    with contextlib.suppress(OSError, ValueError):
-        known, digest = memory.read_text(encoding="utf-8").strip().rsplit(" ", 1)
-        if known == stamp:
-            return digest
-    digest = md5_file(path)
-    with contextlib.suppress(OSError):
-        write_text(memory, f"{stamp} {digest}\n")
-    return digest
+    return downloads.fetch(download, DataError)

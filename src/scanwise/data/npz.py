@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError
-from scanwise.core.files import cache_dir, write_text
+from scanwise.core.files import cache_dir, hash_file, write_text
 from scanwise.core.types import Dataset, Finding, Provenance, Task
 from scanwise.data.arrays import (
     check_images,
@@ -142,8 +142,7 @@ def _with_note(dataset: Dataset, note: Finding) -> Dataset:
 
 def md5_file(path: Path) -> str:
     """Hex MD5 of a file's bytes: what MedMNIST publishes, no protection against malice."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return hash_file(path, "md5")
 
 
 # --- what is in the file ------------------------------------------------------------------------

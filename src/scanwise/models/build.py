@@ -174,6 +174,7 @@ def build_model(
     dropout: float | None = None,
     activation: str = "relu",
     head: str | None = None,
+    published: bool = False,
 ) -> nn.Module:
     """Build a network with random weights, drawn from torch's global generator (seed it first).
 
@@ -185,6 +186,7 @@ def build_model(
         dropout: Rate in [0, 1) before the head; None is the network's default.
         activation: Hidden activation of the MLP, one of specs.ACTIVATIONS.
         head: "linear", "mlp:256" or None (linear).
+        published: Layers exactly as published, for weights.load_published; needs 3 channels.
 
     Returns:
         A module from images (b, c, h, w) to logits (b, k); softmax or sigmoid belongs to the loss.
@@ -195,7 +197,7 @@ def build_model(
     """
     checked = check_model_spec(spec, size_px=size_px, head=head, activation=activation)
     request = ModelRequest(
-        num_outputs, channels, size_px, dropout, activation, specs.parse_head(head)
+        num_outputs, channels, size_px, dropout, activation, specs.parse_head(head), published
     )
     module, _, function = MODELS[checked.name].function.partition(":")
     build = getattr(importlib.import_module(f"scanwise.models.{module}"), function)

@@ -8,7 +8,7 @@ from monai.networks.nets.densenet import DenseNet121
 from torch import nn
 
 from scanwise.models.parts import HEAD_DROPOUT, ConvNet, conv, make_head
-from scanwise.models.specs import ModelRequest, has_small_images
+from scanwise.models.specs import ModelRequest
 
 STEM_WIDTH = 64
 NUM_FEATURES = 1024
@@ -29,7 +29,7 @@ def densenet121(request: ModelRequest) -> ConvNet:
             spatial_dims=2, in_channels=request.channels, out_channels=1
         ).features.named_children()
     )
-    if has_small_images(request.size_px):
+    if request.small_images:
         stem = conv(request.channels, STEM_WIDTH)
         nn.init.kaiming_normal_(stem.weight)  # as MONAI's other convolutions
         parts["conv0"] = stem

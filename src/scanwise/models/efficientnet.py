@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scanwise.models.parts import ConvNet, SqueezeExcitation, conv, init_convolutions, make_head
-from scanwise.models.specs import ModelRequest, has_small_images
+from scanwise.models.specs import ModelRequest
 
 STEM_WIDTH = 32
 NUM_FEATURES = 1280
+EPS = 1e-3  # of BatchNorm, as in the paper's code
+PUBLISHED_EPS = 1e-5  # as in torchvision and timm, whose weights were trained with it
 DROPOUT = 0.2  # before the head, and of the last block's branch, as published
 
 
@@ -82,11 +84,13 @@ def efficientnet_b0(request: ModelRequest) -> ConvNet:
     would end in a single pixel. Parameters are the same. BatchNorm takes a tenth of each batch
     (momentum 0.1, PyTorch's default) where the paper takes a hundredth: after a short training the
     hundredth would leave running statistics near their start, and evaluation would be chance.
+    With `request.published` strides and BatchNorm's eps are those of torchvision's and timm's
+    `efficientnet_b0` at any size (not those of timm's `tf_efficientnet_b0`).
 
     Source:
         Tan and Le, ICML 2019, arXiv:1905.11946.
     """
-    small = has_small_images(request.size_px)
+    small = request.small_images
     dropout = request.dropout_or(DROPOUT)
     parts: list[tuple[str, nn.Module]] = [
         ("stem", _conv_norm(request.channels, STEM_WIDTH, 3, stride=1 if small else 2)),
@@ -103,6 +107,9 @@ def efficientnet_b0(request: ModelRequest) -> ConvNet:
     parts += [("last", _conv_norm(inputs, NUM_FEATURES, 1)), ("last_activation", nn.SiLU())]
     body = nn.Sequential(OrderedDict(parts))
     init_convolutions(body)
+    for layer in body.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = PUBLISHED_EPS if request.published else EPS
     head = make_head(
         NUM_FEATURES, request.num_outputs, dropout=dropout, head_units=request.head_units
     )
@@ -114,6 +121,6 @@ def _conv_norm(
 ) -> nn.Sequential:
     parts = OrderedDict(
         conv=conv(inputs, outputs, kernel, stride, groups),
-        norm=nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.1),
+        norm=nn.BatchNorm2d(outputs, momentum=0.1),
     )
     return nn.Sequential(parts)

@@ -8,7 +8,7 @@ from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from scanwise.models.parts import HEAD_DROPOUT, ConvNet, make_head
-from scanwise.models.specs import ModelRequest, has_small_images
+from scanwise.models.specs import ModelRequest
 
 STAGE_WIDTHS = [64, 128, 256, 512]
 
@@ -35,7 +35,7 @@ def resnet50(request: ModelRequest) -> ConvNet:
 
 
 def _resnet(request: ModelRequest, block: str, layers: list[int], num_features: int) -> ConvNet:
-    small = has_small_images(request.size_px)
+    small = request.small_images
     net = ResNet(
         block,
         layers,

@@ -29,6 +29,8 @@ class ModelRequest:
         dropout: Rate in [0, 1) before the head; None is the network's own default.
         activation: Hidden activation, one of ACTIVATIONS; only the MLP can change it.
         head_units: Hidden units of an MLP head; None is a linear head.
+        published: Stem, strides and BatchNorm exactly as published, whatever the image size, so
+            that published weights fit and give their outputs; such a network takes 3 channels.
     """
 
     num_outputs: int
@@ -37,6 +39,7 @@ class ModelRequest:
     dropout: float | None = None
     activation: str = "relu"
     head_units: int | None = None
+    published: bool = False
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1 or self.channels < 1 or min(self.size_px) < 1:
@@ -44,12 +47,21 @@ class ModelRequest:
                 "a network needs at least one output, channel and pixel; got "
                 f"num_outputs={self.num_outputs}, channels={self.channels}, size_px={self.size_px}."
             )
+        if self.published and self.channels != 3:
+            raise ModelError(
+                f"published networks take 3 channels, got {self.channels}; repeat the grey channel."
+            )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ModelError(f"dropout={self.dropout} must lie in [0, 1).")
         if self.activation not in ACTIVATIONS:
             raise ModelError(
                 f"unknown activation '{self.activation}'; choose one of {', '.join(ACTIVATIONS)}."
             )
+
+    @property
+    def small_images(self) -> bool:
+        """True where a network made for 224 px is to keep its first layers at full size."""
+        return not self.published and has_small_images(self.size_px)
 
     def dropout_or(self, default: float) -> float:
         return default if self.dropout is None else self.dropout
