@@ -133,7 +133,7 @@ def test_offline_the_message_says_what_to_download_and_where():
     [
         ("hf:./nowhere", None, "no such folder"),
         ("hf:", None, "names no network"),
-        ("resnet18", "imagenet", "does not go with resnet18"),
+        ("mlp", "imagenet", "does not go with mlp"),
         ("hf:a/b", "imagenet", "brings its own"),
     ],
 )
@@ -215,3 +215,24 @@ def test_a_transfer_net_is_its_backbone_and_head():
     network = TransferNet(backbone, nn.Linear(16, 2))
     images = torch.rand(2, 1, 4, 4)
     torch.testing.assert_close(network(images), network.classify(network.features(images)))
+
+
+def test_published_weights_of_our_own_networks(tmp_path):
+    """A file under torchvision's names, as published, gives the features of that network."""
+    from safetensors.torch import save_file
+
+    from scanwise.models.build import build_model
+
+    torch.manual_seed(3)
+    ours = build_model("resnet18", num_outputs=1000, channels=3, size_px=(224, 224), published=True)
+    state = {name.removeprefix("body."): value for name, value in ours.state_dict().items()}
+    state = {k.replace("head.output", "fc"): v.contiguous() for k, v in state.items()}
+    save_file(state, tmp_path / "r.safetensors")
+    backbone = open_backbone("resnet18", str(tmp_path / "r.safetensors"))
+    assert backbone.spec.input_px == (224, 224)
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module(images), ours.eval().features(images))
+        twin = rebuild_backbone(backbone.spec)
+        twin.load_state_dict(backbone.module.state_dict())
+        torch.testing.assert_close(twin(images), ours.features(images))

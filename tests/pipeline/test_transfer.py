@@ -85,7 +85,7 @@ def test_the_plan_follows_the_guides_table(tiny_run):
     import yaml
 
     plan = (tiny_run.path / "plan.yaml").read_text()
-    decisions = {d["setting"]: d for d in yaml.safe_load(plan)["decisions"]}
+    decisions = {d["setting"]: d for d in yaml.safe_load(plan)}
     assert decisions["finetune"]["value"] == "head"
     assert decisions["head"]["value"] == "mlp:256"
     assert "auto" in decisions["dropout"]["source"]

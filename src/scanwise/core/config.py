@@ -93,7 +93,7 @@ class TrainConfig(Settings):
         "hf:ID-OR-FOLDER, timm:NAME, run:RUN.",
     )
     weights: str | None = Field(
-        default=None, description="Published weights (imagenet) or a file, for efficientnet_b0."
+        default=None, description="Published weights (imagenet) or a file, for our own networks."
     )
     finetune: str | None = Field(
         default=None, description="Pretrained networks: head, last:K, full or gradual."

@@ -46,12 +46,12 @@ def paired_gain(
     >>> paired_gain(np.zeros(4), np.ones(4), np.zeros(4, int)).value
     1.0
     """
-    gains = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    if not len(gains) or len(gains) != len(strata) or np.shape(first) != np.shape(second):
+    if not len(strata) or not len(first) == len(second) == len(strata):
         raise DataError(
             f"{np.shape(first)} and {np.shape(second)} scores of {len(strata)} images; one each "
             "for the same images is needed."
         )
+    gains = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     numbers = group_numbers(groups)
     _, strata = np.unique(strata, return_inverse=True)
     means = [

@@ -23,10 +23,14 @@ from torch import Tensor, nn
 from scanwise.core.errors import ModelError
 from scanwise.core.files import offline
 from scanwise.models.parts import HEAD_DROPOUT, make_head
+from scanwise.models.published_keys import PUBLISHED_NAMES
 from scanwise.models.specs import parse_head
+from scanwise.models.weights import find_published, load_published, read_state, weights_file
 
 SCHEMES = ("hf", "timm", "run")
-GRAMMAR = "hf:ID-OR-FOLDER, timm:NAME, run:RUN, or efficientnet_b0 with --weights imagenet"
+GRAMMAR = "hf:ID-OR-FOLDER, timm:NAME, run:RUN, or, with --weights imagenet or FILE, " + ", ".join(
+    PUBLISHED_NAMES
+)
 HUB = "https://huggingface.co"
 
 _MOST_BLOCKS = 64  # a longer list is no list of stages
@@ -173,8 +177,8 @@ def open_backbone(model: str, weights: str | None = None) -> Backbone:
     """Load a pretrained backbone by name; needs the network only for hub names not yet cached.
 
     Args:
-        model: "hf:ID-OR-FOLDER", "timm:NAME" or "efficientnet_b0".
-        weights: A published name ("imagenet") or a file, for efficientnet_b0 and timm.
+        model: "hf:ID-OR-FOLDER", "timm:NAME", or one of our own with published weights.
+        weights: A published name ("imagenet") or a file; hf: brings its own.
 
     Raises:
         ModelError: Unknown name; weights that can't be had (with the URL and where to put them), of
@@ -185,8 +189,8 @@ def open_backbone(model: str, weights: str | None = None) -> Backbone:
         backbone = _open_hugging_face(rest)
     elif scheme == "timm" and rest:
         backbone = _open_timm(rest, weights)
-    elif model == "efficientnet_b0" and weights is not None:
-        backbone = _open_efficientnet(weights)
+    elif model in PUBLISHED_NAMES and weights is not None:
+        backbone = _open_published(model, weights)
     elif scheme == "hf" and rest:
         raise ModelError(
             f"--weights {weights} does not go with {model}, which brings its own; leave it out."
@@ -220,27 +224,23 @@ def rebuild_backbone(spec: BackboneSpec) -> nn.Module:
     return build_own(spec.config).eval()
 
 
-def build_own(config: Mapping[str, Any]) -> nn.Module:
+def build_own(config: Mapping[str, Any]) -> OwnFeatures:
     """A network of ours as a backbone, with random weights.
 
     Args:
-        config: `published` true for EfficientNet-B0 in its published form; else what
-            `models.build.build_model` takes ("spec", "channels", "size_px", "activation").
+        config: What `models.build.build_model` takes; what is left out keeps its default.
     """
     from scanwise.models.build import build_model
 
-    if config.get("published"):
-        from scanwise.models.efficientnet import published_efficientnet_b0
-
-        return OwnFeatures(published_efficientnet_b0())
     network = build_model(
         config["spec"],
         num_outputs=config["num_outputs"],
         channels=config["channels"],
         size_px=(config["size_px"][0], config["size_px"][1]),
-        dropout=config["dropout"],
-        activation=config["activation"],
-        head=config["head"],
+        dropout=config.get("dropout"),
+        activation=config.get("activation", "relu"),
+        head=config.get("head"),
+        published=config.get("published", False),
     )
     return OwnFeatures(network)
 
@@ -250,7 +250,7 @@ class OwnFeatures(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network: nn.Module = network
         if isinstance(getattr(network, "head", None), nn.Module):
             network.head = nn.Identity()
 
@@ -528,13 +528,7 @@ def _open_timm(name: str, weights: str | None) -> Backbone:
             f"from {HUB}/timm/{name} and give --weights FILE. Random weights are never used."
         ) from error
     if weights is not None:
-        from scanwise.models.weights import load_state, read_state, weights_file
-
-        state = read_state(weights_file(weights, label))
-        headless = module.state_dict().keys()
-        classifier = str(module.pretrained_cfg.get("classifier", "")) or "head"
-        kept = {k: v for k, v in state.items() if k in headless or not k.startswith(classifier)}
-        load_state(module, kept, label)
+        _load_headless(module, read_state(weights_file(weights, label)), label)
     form = timm.data.resolve_model_data_config(module)
     _, height, width = form["input_size"]
     mean, std = tuple(map(float, form["mean"])), tuple(map(float, form["std"]))
@@ -551,25 +545,49 @@ def _open_timm(name: str, weights: str | None) -> Backbone:
     return Backbone(spec, module)
 
 
-def _open_efficientnet(weights: str) -> Backbone:
-    from scanwise.models.efficientnet import published_efficientnet_b0
-    from scanwise.models.weights import PUBLISHED, load_published, read_state, weights_file
+def _load_headless(module: Any, state: Mapping[str, Tensor], label: str) -> None:
+    """Load all but the classifier, strictly.
 
-    network = published_efficientnet_b0()
-    path = weights_file(weights, "efficientnet_b0")
-    load_published(network, read_state(path), "efficientnet_b0")
-    module = OwnFeatures(network).eval()
-    form = PUBLISHED["efficientnet_b0.imagenet"]
+    Raises:
+        ModelError: Naming the first weights that are missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    classifier = str(module.pretrained_cfg.get("classifier") or "head")
+    given = {k: v for k, v in state.items() if k in own or not k.startswith(classifier)}
+    wrong = sorted(own.keys() ^ given.keys()) + [
+        key for key in own.keys() & given.keys() if own[key].shape != given[key].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"the weights file is not of {label}: {len(wrong)} weights are missing, unknown or of "
+            f"another shape (first: {', '.join(wrong[:3])}). Random weights are never used instead."
+        )
+    module.load_state_dict(given)
+
+
+def _open_published(architecture: str, weights: str) -> Backbone:
+    path = weights_file(weights, architecture)
+    form = find_published("imagenet", architecture)
+    config = {
+        "spec": architecture,
+        "num_outputs": 1,
+        "channels": 3,
+        "size_px": [form.size_px, form.size_px],
+        "published": True,
+    }
+    module = build_own(config)
+    load_published(module.network, read_state(path), architecture)
     size = (form.size_px, form.size_px)
+    name = f"{architecture} ({path.name})"
     spec = BackboneSpec(
         kind="scanwise",
-        name=f"efficientnet_b0 ({path.name})",
+        name=name,
         input_px=size,
         mean=form.mean,
         std=form.std,
-        num_features=count_features(module, "efficientnet_b0", 3, size),
+        num_features=count_features(module, name, 3, size),
         weights_sha256=tensors_sha256(module),
-        config={"published": True},
+        config=config,
     )
     return Backbone(spec, module)
 
