@@ -115,6 +115,7 @@ def torch_worker(folder: str, weights: str, epochs: int) -> None:
     class Pictures(torch.utils.data.Dataset):
         def __init__(self, rows: list, training: bool) -> None:
             self.rows, self.training = rows, training
+            self.rng = np.random.default_rng(0)
 
         def __len__(self) -> int:
             return len(self.rows)
@@ -123,8 +124,8 @@ def torch_worker(folder: str, weights: str, epochs: int) -> None:
             path, label = self.rows[index]
             image = Image.open(path).convert("RGB").resize((SIZE_PX, SIZE_PX))
             if self.training:
-                image = image.rotate(float(np.random.uniform(-5, 5)), Image.Resampling.BILINEAR)
-                if np.random.random() < 0.5:
+                image = image.rotate(self.rng.uniform(-5, 5), Image.Resampling.BILINEAR)
+                if self.rng.random() < 0.5:
                     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
             return (tensor - 0.45) / 0.225, label
@@ -242,7 +243,8 @@ def report(times: dict[str, list[float]]) -> None:
             whole, bare = AIMS[name]
             line += (
                 f"; {middle[rival] / middle[name]:.1f} times faster than {rival} (aim {whole}), "
-                f"{net[rival_net] / net[name]:.1f} times than {rival_net} without imports (aim {bare})"
+                f"without imports {net[rival_net] / net[name]:.1f} times than {rival_net} "
+                f"(aim {bare})"
             )
         elif "warm" in name:
             line += f"; {middle[rival] / middle[name]:.1f} times faster than {rival}"
