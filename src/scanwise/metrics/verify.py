@@ -9,6 +9,7 @@ from typing import Any
 
 from scanwise.core.errors import DataError
 from scanwise.core.types import Task
+from scanwise.metrics.baselines import baseline_scores
 from scanwise.metrics.calibration import describe_temperature
 from scanwise.metrics.evaluate import evaluate_predictions
 from scanwise.metrics.inputs import predict_classes
@@ -33,7 +34,11 @@ class Mismatch:
 
 
 def verify_metrics(
-    predictions: Predictions, metrics: Mapping[str, Any], *, split_sha256: str | None = None
+    predictions: Predictions,
+    metrics: Mapping[str, Any],
+    *,
+    split_sha256: str | None = None,
+    baselines: Mapping[str, Predictions] | None = None,
 ) -> tuple[Mismatch, ...]:
     """Compare metrics.json with what its predictions give.
 
@@ -43,6 +48,7 @@ def verify_metrics(
             if given, `split_sha256`; facts of the run are not numbers and are left alone. Seed,
             resamples and training counts are inputs and taken as stated.
         split_sha256: Of the splits.csv that lies beside.
+        baselines: What lies in baselines/, by name; verified against `baselines`.
 
     Returns:
         One entry for every value that differs, is missing or can't be recomputed; empty if the
@@ -71,7 +77,22 @@ def verify_metrics(
         found.append(Mismatch(f"splits.{name}", None, "in predictions.csv"))
     if metrics.get("calibration") is not None:
         found += _verify_calibration(_as_task(predictions, metrics), metrics["calibration"])
+    found += _verify_baselines(predictions, metrics.get("baselines") or {}, baselines or {})
     return tuple(found)
+
+
+def _verify_baselines(
+    predictions: Predictions, stated: Mapping[str, Any], files: Mapping[str, Predictions]
+) -> Iterator[Mismatch]:
+    for name, entry in stated.items():
+        for split, scores in entry["splits"].items():
+            where = f"baselines.{name}.splits.{split}"
+            try:
+                truth = baseline_scores(predictions, files[name], split)
+            except (DataError, KeyError) as error:
+                yield Mismatch(where, "a split", f"can't be recomputed: {error}")
+                continue
+            yield from _differences(where, scores, truth, TOLERANCE)
 
 
 def _recompute(predictions: Predictions, name: str, stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,13 @@ from scanwise.metrics.evaluate import (
 )
 from scanwise.metrics.medmnist import write_medmnist_csv
 from scanwise.metrics.predictions import Predictions, make_predictions, write_predictions
+from scanwise.pipeline.baselines import (
+    Baseline,
+    baselines_document,
+    predict_baselines,
+    read_baselines,
+    write_baselines,
+)
 from scanwise.pipeline.runs import Run, command_line
 from scanwise.report.gallery import write_gallery
 
@@ -31,6 +38,7 @@ def evaluate_run(
     bundle: Bundle,
     calibration: Calibration,
     *,
+    baselines: tuple[Baseline, ...] = (),
     device: str = "cpu",
 ) -> None:
     """Score validation and (unless --no-test) test once, and write what follows from the scores.
@@ -45,6 +53,7 @@ def evaluate_run(
     predictions = predict_splits(bundle, dataset, split, names, device)
     write_predictions(run.path / "predictions.csv", predictions)
     metrics = _metrics(run, dataset, split, report, predictions, calibration)
+    metrics |= _beside_baselines(run, dataset, split, bundle, predictions, names, baselines)
     run.write("metrics.json", metrics)
     _write_medmnist_files(run, dataset, split, predictions, names)
     bundle.metrics = metrics
@@ -71,6 +80,27 @@ def predict_splits(
         task=dataset.task,
         groups=None if dataset.groups is None else tuple(dataset.groups[row] for row in rows),
     )
+
+
+def _beside_baselines(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    bundle: Bundle,
+    predictions: Predictions,
+    names: list[SplitName],
+    baselines: tuple[Baseline, ...],
+) -> dict[str, Any]:
+    """`baselines` of metrics.json; those of an earlier evaluation where none are handed in."""
+    if baselines:
+        rows = np.sort(np.concatenate([split.rows(name) for name in names]))
+        said = predict_baselines(baselines, dataset, bundle.preprocessing, predictions, rows)
+        write_baselines(run, said)
+        titles = {baseline.name: baseline.title for baseline in baselines}
+    else:
+        said = read_baselines(run, predictions)
+        titles = {name: entry["title"] for name, entry in run.known_baselines().items()}
+    return {"baselines": baselines_document(predictions, said, titles)} if said else {}
 
 
 def _metrics(

@@ -133,6 +133,13 @@ class Run:
     def write(self, name: str, value: Any) -> None:
         write_json(self.path / name, value)
 
+    def known_baselines(self) -> dict[str, Any]:
+        """`baselines` of metrics.json as it is now; {} if it was never evaluated."""
+        if not (self.path / "metrics.json").is_file():
+            return {}
+        found: dict[str, Any] = self.metrics.get("baselines") or {}
+        return found
+
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
         with (self.path / "log.txt").open("a", encoding="utf-8", newline="\n") as stream:

@@ -32,6 +32,7 @@ from scanwise.models.backbones import (
 )
 from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
 from scanwise.models.losses import loss_findings
+from scanwise.pipeline.baselines import Baseline, fit_baselines, validation_line
 from scanwise.pipeline.evaluate import evaluate_run
 from scanwise.pipeline.finetune import Stage, finetune
 from scanwise.pipeline.messages import Messages
@@ -309,6 +310,7 @@ class Trained:
     device: torch.device
     features: Features | None = None  # of a pretrained network
     stages: tuple[Stage, ...] = ()  # of fine-tuning it
+    baselines: tuple[Baseline, ...] = ()  # simple models to stand beside it
 
     @property
     def own_model(self) -> bool:
@@ -368,6 +370,7 @@ def fit_model(
         _write_augmentation_sheet(run, prepared.preview)
     if say is not None:
         say.training(prepared, info, describe_device(device))
+    baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
     result = fit(
         network,
         prepared.train,
@@ -379,7 +382,7 @@ def fit_model(
         resume=resume,
         stream=sys.stderr if say is not None else None,
     )
-    return Trained(network, info, prepared, result, device)
+    return Trained(network, info, prepared, result, device, baselines=baselines)
 
 
 def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
@@ -392,6 +395,32 @@ def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
     )
     alt = f"Training images as they are, above {len(preview.augmented)} augmented variants of each."
     save_figure(figure, run.path / "plots" / "augmentation", f"{alt} {preview.caption}")
+
+
+def baselines_first(
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    prepared: Prepared,
+    features: Features | None,
+    *,
+    run: Run | None,
+    say: Messages | None,
+) -> tuple[Baseline, ...]:
+    """Fit the simple models, and say what they score; only for a run that is reported."""
+    if run is None:
+        return ()
+    baselines = fit_baselines(
+        dataset,
+        split,
+        prepared.preprocessing,
+        seed=config.seed,
+        features=None if features is None else features.extractor.plain,
+        features_name="" if features is None else features.extractor.spec.name,
+    )
+    if say is not None:
+        say.say(validation_line(baselines, dataset, split, prepared.preprocessing))
+    return baselines
 
 
 def fit_transfer(
@@ -425,6 +454,7 @@ def fit_transfer(
     )
     if say is not None:
         say.say(features.describe())
+    baselines = baselines_first(config, dataset, split, prepared, features, run=run, say=say)
     result = fit_head(
         config,
         dataset,
@@ -448,7 +478,7 @@ def fit_transfer(
             resume=resume,
             say=None if say is None else say.say,
         )
-    return Trained(network, info, prepared, result, device, features, stages)
+    return Trained(network, info, prepared, result, device, features, stages, baselines)
 
 
 def fit_bundle(
@@ -530,7 +560,15 @@ def finish(
     facts = _training_facts(trained, dataset, config, time.monotonic() - started)
     run.write("training.json", facts)
     evaluate_run(
-        run, config, dataset, split, report, bundle, calibration, device=str(trained.device)
+        run,
+        config,
+        dataset,
+        split,
+        report,
+        bundle,
+        calibration,
+        baselines=trained.baselines,
+        device=str(trained.device),
     )
     build_report(run.path)
 

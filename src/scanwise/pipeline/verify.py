@@ -10,6 +10,7 @@ from scanwise.core.errors import RunError
 from scanwise.core.files import sha256_file
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.verify import Mismatch, verify_metrics
+from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.runs import Run
 
 
@@ -54,7 +55,14 @@ def verify_run(path: Path) -> Verification:
     if not splits_csv.is_file():
         raise RunError(f"{run.path} has no splits.csv; copy the whole run folder.")
     predictions = read_predictions(run.path / "predictions.csv", splits_csv)
-    found = list(verify_metrics(predictions, metrics, split_sha256=sha256_file(splits_csv)))
+    found = list(
+        verify_metrics(
+            predictions,
+            metrics,
+            split_sha256=sha256_file(splits_csv),
+            baselines=read_baselines(run, predictions),
+        )
+    )
     stated = run.read_json("report.json", "`scanwise report RUN` writes it").get("metrics")
     if stated != metrics:
         found += _edited("report.json.metrics", stated, metrics)

@@ -35,6 +35,7 @@ from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
 from scanwise.report.run_files import RunFiles, worst_first
 from scanwise.report.scores import (
+    baselines_table,
     calibration_text,
     clean_sentence,
     metrics_table,
@@ -339,6 +340,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     if split == "val":
         blocks.append(Paragraph("Test: not measured. The test split was not opened."))
     blocks.append(metrics_table(run, split, run.splits[split]))
+    blocks.append(baselines_table(run, split))
     if run.clean_test:
         title = "Test without images that also lie in train"
         blocks.append(Paragraph(clean_sentence(run)))

@@ -83,6 +83,7 @@ class RunFiles:
         return Facts(
             history=self.history,
             splits=self.splits,
+            baselines=self.metrics.get("baselines") or {},
             counts=self.counts,
             class_names=self.class_names,
             task=self.task,

@@ -79,6 +79,36 @@ def metrics_table(
     return Table(caption, ("", *columns), tuple(rows), _metrics_note(run, result), folded=folded)
 
 
+def baselines_table(run: RunFiles, split: str) -> Table | None:
+    """Simple models on the same images, and what the network gains over each."""
+    rows = []
+    for entry in (run.metrics.get("baselines") or {}).values():
+        scores = (entry.get("splits") or {}).get(split)
+        if scores:
+            gain = as_interval(scores["gain"])
+            signed = "not measured"
+            if gain.value is not None and gain.low is not None and gain.high is not None:
+                signed = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            cells = [
+                interval_text(as_interval(scores[key]))
+                for key in ("accuracy", "balanced_accuracy", "auroc_macro")
+            ]
+            rows.append((str(entry["title"]), *cells, signed, str(scores["network_is"])))
+    if not rows:
+        return None
+    what = "share of right labels" if run.task == "multilabel" else "accuracy"
+    return Table(
+        f"Simple models on the same {SPLIT_TITLES[split].lower()} images, fitted on train",
+        (
+            "", "Accuracy", "Balanced accuracy", "AUC-ROC (macro)", "The network gains",
+            "The network is",
+        ),
+        tuple(rows),
+        f"The gain is in {what}, paired by image, with a 95 % bootstrap interval. Each simple "
+        "model's answers lie in baselines/; recompute with scanwise verify-report.",
+    )  # fmt: skip
+
+
 def _majority_title(task: str, answer: Mapping[str, Any]) -> str:
     label = ", ".join(answer.get("labels") or ()) if task == "multilabel" else answer.get("class")
     return f"Always '{label or 'none'}'"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scanwise.core.types import Interval
+from scanwise.metrics.baselines import toughest_baseline
 from scanwise.report.history import History
 
 TOO_FEW = 30  # below this many images no score is conclusive
@@ -19,6 +20,7 @@ class Facts:
 
     history: History | None = None
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     task: str = "multiclass"
@@ -55,12 +57,16 @@ def verdict(facts: Facts) -> Verdict:
         sentence = "No split was evaluated, so nothing is known about this model."
         return Verdict("unmeasured", "Not measured", sentence)
     sentence = _score_sentence(facts, name, result)
+    beside, is_beaten = _beside_baselines(facts, name)
+    sentence += beside
     if name == "val":
         sentence += (
             " The test split was not opened, and the kept epoch was chosen on these very images:"
             " expect less on new ones."
         )
     level, headline = _headline(result)
+    if level == "ok" and not is_beaten:
+        headline = f"{headline}, but no better than a simple model"
     if name == "val" and level == "ok":
         return Verdict("val_only", f"{headline}, on validation only", sentence, name)
     return Verdict(level, headline, sentence, name)
@@ -78,6 +84,25 @@ def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
     if result.get("accuracy_above_trivial") is False:
         return "ok", "Better than chance, but not in plain accuracy"
     return "ok", "Better than every trivial answer"
+
+
+def _beside_baselines(facts: Facts, name: str) -> tuple[str, bool]:
+    """How the network stands to the toughest simple model, and whether it beats it."""
+    toughest = toughest_baseline(facts.baselines, name)
+    if toughest is None:
+        return "", True
+    entry = facts.baselines[toughest]
+    scores = entry["splits"][name]
+    gain = as_interval(scores["gain"])
+    verb = {
+        "better": "It beats",
+        "worse": "It is worse than",
+        "not distinguishable": "It can't be told from",
+    }[scores["network_is"]]
+    sentence = f" {verb} {entry['title']} ({as_interval(scores['accuracy']).value or 0:.3f})"
+    if gain.value is not None and gain.low is not None and gain.high is not None:
+        sentence += f": accuracy {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], paired"
+    return f"{sentence}.", scores["network_is"] == "better"
 
 
 def _score_sentence(facts: Facts, name: str, result: Mapping[str, Any]) -> str:
