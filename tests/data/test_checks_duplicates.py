@@ -298,7 +298,7 @@ def test_pairs_that_are_only_alike_form_clusters_but_no_conflicts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = NearPairs(np.array([[1, 2]]), np.array([0.96]), np.array([False]), 0.95)
-    monkeypatch.setattr("scanwise.data.duplicates.find_near_pairs", lambda *_, **__: one)
+    monkeypatch.setattr("scanwise.data.duplicates.remembered_near_pairs", lambda *_, **__: one)
     found = find_duplicates(cells(5), np.arange(5))
     assert [rows.tolist() for rows in found.clusters] == [[1, 2]]
     assert found.conflicts == ()

@@ -197,9 +197,9 @@ def test_no_class_one_class_empty_class(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
-def test_a_single_train_folder_gets_a_hint(tmp_path: Path) -> None:
-    class_folders(tmp_path / "train", {"a": 1, "b": 1})
-    with pytest.raises(DataError, match=r"'train' looks like a split: give .*train instead"):
+def test_a_single_val_folder_gets_a_hint(tmp_path: Path) -> None:
+    class_folders(tmp_path / "val", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"'val' looks like a split: give .*val instead"):
         load_folder(tmp_path)
 
 

@@ -12,12 +12,12 @@
 | D008 | images unlike the rest of their class | |
 | D009 | a label without positive images in train | manifests and folders |
 | D010 | "0 groups shared", the checked fact | |
+| D011 | no test set | |
 | K001 | what is known of this public data set (scanwise.data.advisories) | |
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -241,21 +241,26 @@ def check_class_balance(material: Material) -> Outcome:
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     ratio = counts[most] / counts[least]
     width = sensitivity_half_width(int(test[least]))
+    images = f"{test[least]} test image{'s support' if test[least] != 1 else ' supports'}"
     precision = (
-        f"its {test[least]} test images support a sensitivity of 0.9 to ±{width:.2f}"
+        f"its {images} a sensitivity of 0.9 to ±{width:.2f}"
         if width is not None
         else "test has none of it, so its sensitivity can't be evaluated"
     )
-    evidence = (
-        f"'{dataset.class_names[most]}' has {counts[most]} images "
+    counted = (
+        f"each class has {counts[most]} images"
+        if counts[most] == counts[least]
+        else f"'{dataset.class_names[most]}' has {counts[most]} images "
         f"({counts[most] / len(dataset):.0%}), '{dataset.class_names[least]}' {counts[least]} "
-        f"({counts[least] / len(dataset):.1%}): {ratio:.1f} to 1; {precision}."
+        f"({counts[least] / len(dataset):.1%})"
     )
+    if counts[most] == counts[least]:
+        precision = f"of '{dataset.class_names[least]}', {precision}"
+    evidence = f"{counted}: {ratio:.1f} to 1; {precision}."
     if ratio <= 3:
         return Finding("D003", "info", evidence), None
     advice = "Read balanced accuracy beside accuracy; weights help rare classes at others' cost."
-    command = f"scanwise train {_source(dataset)} --class-weights balanced"
-    return Finding("D003", "info", evidence, advice, command), None
+    return Finding("D003", "info", evidence, advice, "train --class-weights balanced"), None
 
 
 def check_leak(material: Material) -> Outcome:
@@ -328,6 +333,19 @@ def check_quality(material: Material) -> Outcome:
     return Finding("D008", "warning" if many else "info", evidence, advice), None
 
 
+def check_test_set(material: Material) -> Outcome:
+    """D011: a delivered split without a test part; scores are then of validation."""
+    if len(material.split.test):
+        return NOTHING
+    evidence = (
+        f"no test set: the split has {len(material.split.train)} training and "
+        f"{len(material.split.val)} validation images, so only validation is scored, on which the "
+        "best epoch is chosen too."
+    )
+    advice = "Add a test part, or give the images without a split: scanwise then draws all three."
+    return Finding("D011", "warning", evidence, advice), None
+
+
 def check_labels(material: Material) -> Outcome:
     """D009: labels of a multi-label set without positive images in train.
 
@@ -351,6 +369,7 @@ def check_labels(material: Material) -> Outcome:
 
 CHECKS: tuple[Callable[[Material], Outcome], ...] = (
     check_unreadable,
+    check_test_set,
     check_class_sizes,
     check_labels,
     check_leak,
@@ -388,13 +407,8 @@ def _leak(material: Material, code: str, evidence: str, remedy: str) -> Outcome:
         else "(without a split of its own, the data get one from scanwise that does)"
     )
     advice = f"{remedy} {way_out}, or go on with --accept-leak, which stamps every result."
-    command = f"scanwise check {_source(dataset)} --output check"
     error = IntegrityError(f"{dataset.name}: {evidence} Scores would be too good. {advice}")
-    return Finding(code, "error", evidence, advice, command), error
-
-
-def _source(dataset: Dataset) -> str:
-    return shlex.quote(dataset.provenance.source)
+    return Finding(code, "error", evidence, advice, "check --output check"), error
 
 
 def _crossing_pairs(material: Material) -> list[Pair]:
