@@ -403,6 +403,14 @@ def test_only_training_rows_delivered_means_a_split_of_them(grouped: bool) -> No
     assert "delivered without 'val' and 'test'" in split.note
 
 
+def test_a_class_too_rare_to_share_out_is_named_with_what_it_allows() -> None:
+    message = (
+        r"class 'c1' has 2 image\(s\), but train, val and test need one each. .* test 0.50 and"
+    )
+    with pytest.raises(SplitError, match=message):
+        make_split(data([0] * 20 + [1] * 2))
+
+
 def test_no_test_part_is_drawn_where_none_is_asked_for() -> None:
     split = make_split(data([0, 1] * 50), test_fraction=0.0)
     assert [len(split.rows(name)) for name in SPLIT_NAMES] == [85, 15, 0]

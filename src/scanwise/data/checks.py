@@ -240,13 +240,6 @@ def check_class_balance(material: Material) -> Outcome:
         return NOTHING
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     ratio = counts[most] / counts[least]
-    width = sensitivity_half_width(int(test[least]))
-    images = f"{test[least]} test image{'s support' if test[least] != 1 else ' supports'}"
-    precision = (
-        f"its {images} a sensitivity of 0.9 to ±{width:.2f}"
-        if width is not None
-        else "test has none of it, so its sensitivity can't be evaluated"
-    )
     counted = (
         f"each class has {counts[most]} images"
         if counts[most] == counts[least]
@@ -254,13 +247,25 @@ def check_class_balance(material: Material) -> Outcome:
         f"({counts[most] / len(dataset):.0%}), '{dataset.class_names[least]}' {counts[least]} "
         f"({counts[least] / len(dataset):.1%})"
     )
-    if counts[most] == counts[least]:
-        precision = f"of '{dataset.class_names[least]}', {precision}"
-    evidence = f"{counted}: {ratio:.1f} to 1; {precision}."
+    name = dataset.class_names[least]
+    evidence = (
+        f"{counted}: {ratio:.1f} to 1; {_precision(name, int(test[least]), bool(test.any()))}."
+    )
     if ratio <= 3:
         return Finding("D003", "info", evidence), None
     advice = "Read balanced accuracy beside accuracy; weights help rare classes at others' cost."
     return Finding("D003", "info", evidence, advice, "train --class-weights balanced"), None
+
+
+def _precision(name: str, n: int, any_test: bool) -> str:
+    """How well the sensitivity of a class with n test images can be known."""
+    width = sensitivity_half_width(n)
+    if not any_test:
+        return "without a test set no sensitivity can be evaluated"
+    if width is None:
+        return f"test has no '{name}', so its sensitivity can't be evaluated"
+    support = "images support" if n > 1 else "image supports"
+    return f"{n} test {support} a sensitivity of 0.9 for '{name}' to ±{width:.2f}"
 
 
 def check_leak(material: Material) -> Outcome:

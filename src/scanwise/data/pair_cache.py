@@ -53,7 +53,8 @@ def _key(images: NDArray[np.generic], targets: NDArray[np.int64], seed: int) -> 
 
 def _read(entry: Path, num_images: int) -> NearPairs:
     """Raises one of _DAMAGED if there is no entry, or it is not whole."""
-    with np.load(entry, allow_pickle=False) as arrays:
+    # Opened here: numpy leaves the file open where it turns out to be no archive.
+    with entry.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         rows, similarity = arrays["rows"], arrays["similarity"]
         copies, cut = arrays["copies"], float(arrays["alike_cut"])
     kinds = (rows.dtype, similarity.dtype, copies.dtype)

@@ -307,7 +307,7 @@ def _balanced_panel(
             **_fill(place),
         )
     axes.set_xlabel("training images an epoch")
-    draw_title(axes, "Train after balancing")
+    draw_title(axes, "Train, before and after balancing")
 
 
 def _fill(place: int) -> dict[str, Any]:
