@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scanwise.core.config import make_config
-from scanwise.core.errors import ConfigError, IntegrityError, RunError
+from scanwise.core.errors import ConfigError, IntegrityError, RunError, SplitError
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays, load
 from scanwise.data.splits import make_split
@@ -441,3 +441,13 @@ def test_the_class_plot_shows_what_balancing_does(discs, tmp_path):
     assert double["command"].startswith(f"scanwise train {tmp_path / 'rare.npz'} ")
     assert "--balance smote" in double["command"]
     assert double["command"].endswith("--class-weights none --model mlp:8 --epochs 1")
+
+
+def test_a_split_that_fails_for_unreadable_files_names_them(tmp_path):
+    from scanwise.pipeline.train import find_trouble
+
+    data = grouped_discs(tmp_path / "data")
+    for path in sorted((data / "disc").iterdir())[2:]:
+        path.write_bytes(b"")
+    with pytest.raises(SplitError, match=r"2 image\(s\).* 38 files can't be read: disc/.*; and 33"):
+        find_trouble(load(data), make_config({"data": str(data)}))

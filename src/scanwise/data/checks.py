@@ -332,7 +332,8 @@ def check_quality(material: Material) -> Outcome:
     if not outliers:
         return NOTHING
     named = ", ".join(f"{each.sample} {each.reason}" for each in outliers[:3])
-    evidence = f"{len(outliers)} images are unlike the rest of their class: {named}."
+    verb = "images are" if len(outliers) > 1 else "image is"
+    evidence = f"{len(outliers)} {verb} unlike the rest of the class: {named}."
     many = len(outliers) > MANY_OUTLIERS * len(material.dataset)
     advice = "Look at them before you trust them."
     return Finding("D008", "warning" if many else "info", evidence, advice), None

@@ -214,7 +214,10 @@ def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split,
         dataset = with_saved_groups(dataset, Path(config.splits))
     duplicates = find_duplicates(dataset.images, dataset.targets)
     if not config.splits:
-        split = _new_split(dataset, duplicates, config)
+        try:
+            split = _new_split(dataset, duplicates, config)
+        except SplitError as error:
+            raise SplitError(f"{error}{_unreadable_words(dataset)}") from error
     report = check_dataset(
         dataset,
         split,
@@ -224,6 +227,16 @@ def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split,
     )
     findings = with_commands(report.findings, config.model_dump())
     return dataset, split, replace(report, findings=findings)
+
+
+def _unreadable_words(dataset: Dataset) -> str:
+    """Which files are missing because they can't be read; '' where none is."""
+    bad = dataset.unreadable
+    if not bad:
+        return ""
+    listed = "; ".join(f"{each.path} ({each.reason})" for each in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return f" Besides, {len(bad)} files can't be read: {listed}{more}."
 
 
 def with_saved_groups(dataset: Dataset, splits: Path) -> Dataset:
