@@ -405,7 +405,7 @@ def test_only_training_rows_delivered_means_a_split_of_them(grouped: bool) -> No
 
 def test_a_class_too_rare_to_share_out_is_named_with_what_it_allows() -> None:
     message = (
-        r"class 'c1' has 2 image\(s\), but train, val and test need one each. .* test 0.50 and"
+        r"class 'class1' has 2 image\(s\), but train, val and test need one each. .* test 0.50 and"
     )
     with pytest.raises(SplitError, match=message):
         make_split(data([0] * 20 + [1] * 2))
