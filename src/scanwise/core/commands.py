@@ -9,10 +9,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scanwise.core.config import TrainConfig
-from scanwise.core.types import Finding
+
+if TYPE_CHECKING:  # it needs numpy, and the command line must start without
+    from scanwise.core.types import Finding
 
 # The settings that `check` shares with `train`.
 CHECK_SETTINGS = (
