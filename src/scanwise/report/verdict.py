@@ -56,14 +56,24 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict("unmeasured", "Not measured", sentence)
     sentence = _score_sentence(facts, name, result)
     if name == "val":
+        opened = (
+            "The test split was not opened"
+            if has_test_set(facts.counts)
+            else "There is no test set"
+        )
         sentence += (
-            " The test split was not opened, and the kept epoch was chosen on these very images:"
+            f" {opened}, and the kept epoch was chosen on these very images:"
             " expect less on new ones."
         )
     level, headline = _headline(result)
     if name == "val" and level == "ok":
         return Verdict("val_only", f"{headline}, on validation only", sentence, name)
     return Verdict(level, headline, sentence, name)
+
+
+def has_test_set(counts: Mapping[str, Sequence[int]]) -> bool:
+    """False where the counts by split say that test has no image."""
+    return "test" not in counts or any(counts["test"])
 
 
 def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
