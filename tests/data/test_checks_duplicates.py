@@ -23,6 +23,7 @@ from scanwise.data.duplicates import (
     leaked_rows,
 )
 from scanwise.data.near_duplicates import NearPairs, alike_cut, find_near_pairs
+from scanwise.data.pair_cache import remembered_near_pairs
 from scanwise.data.views import symmetries, to_8bit, working_copies
 
 Rows = NDArray[np.int64]
@@ -298,8 +299,74 @@ def test_pairs_that_are_only_alike_form_clusters_but_no_conflicts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = NearPairs(np.array([[1, 2]]), np.array([0.96]), np.array([False]), 0.95)
-    monkeypatch.setattr("scanwise.data.duplicates.find_near_pairs", lambda *_, **__: one)
+    monkeypatch.setattr("scanwise.data.duplicates.remembered_near_pairs", lambda *_, **__: one)
     found = find_duplicates(cells(5), np.arange(5))
     assert [rows.tolist() for rows in found.clusters] == [[1, 2]]
     assert found.conflicts == ()
     assert found.alike_cut == 0.95
+
+
+# --- remembered ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A cache folder of its own; the list grows by one with every search that is made."""
+    made: list[int] = []
+
+    def counted(images: NDArray[np.generic], *args: object, **kwargs: int) -> NearPairs:
+        made.append(len(images))
+        return find_near_pairs(images, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setenv("SCANWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr("scanwise.data.pair_cache.find_near_pairs", counted)
+    return made
+
+
+def same_pairs(first: NearPairs, second: NearPairs) -> bool:
+    return (
+        np.array_equal(first.rows, second.rows)
+        and np.array_equal(first.similarity, second.similarity)
+        and np.array_equal(first.copies, second.copies)
+        and first.alike_cut == second.alike_cut
+    )
+
+
+def test_the_same_images_are_searched_once(searches: list[int]) -> None:
+    images = cells(60)
+    images = np.concatenate([images, WAYS["JPEG 90"](images[1])[None]])
+    targets = no_targets(images)
+    first = remembered_near_pairs(images, targets)
+    assert pairs_of(first.rows) == {(1, 60)}
+    assert same_pairs(remembered_near_pairs(images.copy(), targets), first)
+    assert searches == [61]
+    changed = images.copy()
+    changed[5, 0, 0] ^= 1
+    remembered_near_pairs(changed, targets)
+    remembered_near_pairs(images, np.arange(61) % 2)
+    assert len(searches) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "pickle", "other rows", "unwritable"])
+def test_a_damaged_memory_is_made_anew(damage: str, searches: list[int], tmp_path: Path) -> None:
+    images, targets = cells(60), np.zeros(60, np.int64)
+    if damage == "unwritable":
+        (tmp_path / "near").write_text("a file where the folder should be")
+        remembered_near_pairs(images, targets)
+        assert len(searches) == 1
+        return
+    first = remembered_near_pairs(images, targets)
+    (entry,) = (tmp_path / "near").iterdir()
+    if damage == "cut":
+        entry.write_bytes(entry.read_bytes()[:-100])
+    elif damage == "garbage":
+        entry.write_bytes(b"x" * 500)
+    elif damage == "pickle":
+        np.savez(entry, rows=np.array([None]), allow_pickle=True)
+    else:
+        far = np.array([[0, 99]])
+        np.savez(entry, rows=far, similarity=np.ones(1), copies=np.ones(1, bool), alike_cut=0.9)
+    assert same_pairs(remembered_near_pairs(images, targets), first)
+    assert same_pairs(remembered_near_pairs(images, targets), first)
+    assert len(searches) == 2
+    assert [path.name for path in (tmp_path / "near").iterdir()] == [entry.name]

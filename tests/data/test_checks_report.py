@@ -376,3 +376,19 @@ def test_fingerprint_sees_order_and_grey_saved_as_colour(cells: Dataset) -> None
     tinted = colour.images.copy()
     tinted[-1, 0, 0, 2] ^= 1
     assert dataset_fingerprint(replace(colour, images=tinted), split_of())["grey_as_rgb"] is False
+
+
+def test_without_a_test_set_it_is_said(cells: Dataset, nothing: Duplicates) -> None:
+    rows = np.arange(N)
+    split = Split(rows[:60], rows[60:], rows[:0], origin="user")
+    report = check_dataset(cells, split, duplicates=nothing)
+    assert report.stop is None
+    assert "60 training and 30 validation images" in evidence(report, "D011")
+    assert "without a test set" in evidence(report, "D003")
+    whole = check_dataset(cells, split_of(), duplicates=nothing)
+    assert "D011" not in {finding.code for finding in whole.findings}
+
+
+def test_equal_classes_are_counted_once(cells: Dataset, nothing: Duplicates) -> None:
+    said = evidence(check_dataset(cells, split_of(), duplicates=nothing), "D003")
+    assert said.startswith("each class has 30 images: 1.0 to 1; 5 test images support")

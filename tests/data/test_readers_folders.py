@@ -18,6 +18,7 @@ from scanwise.core.files import sha256_file
 from scanwise.core.types import Dataset
 from scanwise.data.cache import ReadOptions
 from scanwise.data.folders import load_folder
+from scanwise.data.quality import measure_quality
 
 RNG = np.random.default_rng(11)
 FIVE = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
@@ -197,10 +198,26 @@ def test_no_class_one_class_empty_class(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
-def test_a_single_train_folder_gets_a_hint(tmp_path: Path) -> None:
-    class_folders(tmp_path / "train", {"a": 1, "b": 1})
-    with pytest.raises(DataError, match=r"'train' looks like a split: give .*train instead"):
+def test_a_single_val_folder_gets_a_hint(tmp_path: Path) -> None:
+    class_folders(tmp_path / "val", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"'val' looks like a split: give .*val instead"):
         load_folder(tmp_path)
+
+
+def test_a_train_folder_alone_is_a_delivery_of_training_images(tmp_path: Path) -> None:
+    dataset = load_folder(class_folders(tmp_path / "train", {"a": 3, "b": 2}).parent)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.given_split is not None
+    assert set(dataset.given_split) == {"train"}
+
+
+def test_blank_pictures_are_not_taken_for_several_labels(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/1.png", "b/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (20, 20), 7).save(tmp_path / name)
+    dataset = load_folder(tmp_path)
+    with pytest.raises(DataError, match="single colour"):
+        measure_quality(dataset)
 
 
 # --- pre-split ----------------------------------------------------------------------------------

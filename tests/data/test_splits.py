@@ -368,28 +368,52 @@ def test_a_complete_split_is_used_as_delivered(official: bool) -> None:
     assert "as delivered" in split.note
 
 
-@pytest.mark.parametrize("missing", ["val", "test"])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_a_missing_part_is_taken_out_of_train(missing: str, grouped: bool) -> None:
-    other = "test" if missing == "val" else "val"
-    given_split = np.array((["train"] * 4 + [other]) * 60)
+def test_a_missing_val_is_taken_out_of_train(grouped: bool) -> None:
+    given_split = np.array((["train"] * 4 + ["test"]) * 60)
     targets = np.repeat([0, 0, 1], 100)
     groups = [f"p{i // 5}" for i in range(300)] if grouped else None
     dataset = data(targets, groups, given_split=list(given_split))
     split = make_split(dataset, seed=1, val_fraction=0.25, test_fraction=0.25)
     assert_is_partition(dataset, split)
-    np.testing.assert_array_equal(split.rows(other), np.flatnonzero(given_split == other))  # type: ignore[arg-type]
-    carved = split.rows(missing)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(dataset.class_counts(carved), [40, 20])
-    assert f"without '{missing}'" in split.note
+    np.testing.assert_array_equal(split.test, np.flatnonzero(given_split == "test"))
+    np.testing.assert_array_equal(dataset.class_counts(split.val), [40, 20])
+    assert "without 'val'" in split.note
     assert split.seed == 1
     if groups:
-        assert not {groups[row] for row in carved} & {groups[row] for row in split.train}
+        assert not {groups[row] for row in split.val} & {groups[row] for row in split.train}
 
 
-def test_only_training_rows_delivered_means_a_random_split() -> None:
-    dataset = data([0, 1] * 50, given_split=["train"] * 100)
-    assert make_split(dataset).origin == "random"
+def test_train_and_val_without_test_have_no_test_set() -> None:
+    dataset = data([0, 1] * 50, given_split=["train"] * 80 + ["val"] * 20)
+    split = make_split(dataset)
+    assert [len(split.rows(name)) for name in SPLIT_NAMES] == [80, 20, 0]
+    assert "no test set" in split.note
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_only_training_rows_delivered_means_a_split_of_them(grouped: bool) -> None:
+    groups = [f"p{i // 4}" for i in range(100)] if grouped else None
+    dataset = data([0, 1] * 50, groups, given_split=["train"] * 100)
+    split = make_split(dataset)
+    assert_is_partition(dataset, split)
+    assert split.origin == ("group" if grouped else "random")
+    assert len(split.val) > 10
+    assert len(split.test) > 10
+    assert "delivered without 'val' and 'test'" in split.note
+
+
+def test_a_class_too_rare_to_share_out_is_named_with_what_it_allows() -> None:
+    message = (
+        r"class 'class1' has 2 image\(s\), but train, val and test need one each. .* test 0.50 and"
+    )
+    with pytest.raises(SplitError, match=message):
+        make_split(data([0] * 20 + [1] * 2))
+
+
+def test_no_test_part_is_drawn_where_none_is_asked_for() -> None:
+    split = make_split(data([0, 1] * 50), test_fraction=0.0)
+    assert [len(split.rows(name)) for name in SPLIT_NAMES] == [85, 15, 0]
 
 
 def test_a_delivered_split_may_cut_groups_and_that_is_reported() -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scanwise.core.config import make_config
-from scanwise.core.errors import ConfigError, IntegrityError, RunError
+from scanwise.core.errors import ConfigError, IntegrityError, RunError, SplitError
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays, load
 from scanwise.data.splits import make_split
@@ -341,3 +341,113 @@ def test_nested_run_numbers_count_up(discs, tmp_path, monkeypatch):
     names = [sw.train(discs, model="mlp:8", epochs=1).path.name for _ in range(2)]
     assert names == ["discs-mlp-8-001", "discs-mlp-8-002"]
     assert Path("runs").is_dir()
+
+
+def grouped_discs(folder: Path) -> Path:
+    """Discs in class folders, four pictures a patient."""
+    from PIL import Image
+    from tests.conftest import disc_images
+
+    images, targets = disc_images(80, np.random.default_rng(5))
+    for row, (image, target) in enumerate(zip(images, targets, strict=True)):
+        path = folder / ("disc" if target else "none") / f"p{row // 4:02}_{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def test_a_reused_split_keeps_its_groups(tmp_path):
+    import scanwise as sw
+    from scanwise.pipeline.train import reevaluate
+
+    data = grouped_discs(tmp_path / "data")
+    small = {"model": "mlp:8", "epochs": 1}
+    first = sw.train(data, group_regex=r"(p\d+)_", output=str(tmp_path / "first"), **small)
+    file = first.path / "splits.csv"
+    again = sw.train(data, splits=str(file), output=str(tmp_path / "again"), **small)
+    assert again.metrics["split_sha256"] == first.metrics["split_sha256"]
+    for run in (again, reevaluate(again.path)):
+        assert run.metrics["splits"]["test"]["bootstrap"]["unit"] == "group"
+        assert run.dataset["groups"]["shared"] == 0
+    lines = file.read_text().splitlines()
+    place = next(i for i, line in enumerate(lines) if ",test," in line)
+    lines[place] = lines[place].replace(",test,", ",train,")
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(IntegrityError, match="groups in more than one split: 1 of 20"):
+        sw.train(data, splits=str(file), output=str(tmp_path / "cut"), **small)
+    assert not (tmp_path / "cut").exists()
+
+
+def test_a_delivery_without_test_scores_validation_only_and_says_so(discs, tmp_path):
+    import scanwise as sw
+    from scanwise.pipeline.summary import run_summary
+    from scanwise.pipeline.train import reevaluate
+
+    arrays = {k: v for k, v in np.load(discs).items() if not k.startswith("test")}
+    np.savez(tmp_path / "discs.npz", **arrays)
+    first = sw.train(
+        tmp_path / "discs.npz", model="mlp:8", epochs=1, output=str(tmp_path / "first")
+    )
+    again = sw.train(
+        tmp_path / "discs.npz", model="mlp:8", epochs=1, output=str(tmp_path / "again"),
+        splits=str(first.path / "splits.csv"),
+    )  # fmt: skip
+    for run in (first, again, reevaluate(first.path)):
+        assert set(run.metrics["splits"]) == {"val"}
+        assert run.dataset["split"]["n"] == {"train": 240, "val": 80, "test": 0}
+        assert run.test_looks() == []
+        assert "no test set" in run_summary(run)
+        report = json.loads((run.path / "report.json").read_text())
+        assert "There is no test set" in report["verdict"]["sentence"]
+        assert "D011" in {finding["code"] for finding in report["findings"]}
+        assert verify_run(run.path).mismatches == ()
+
+
+def test_training_rows_alone_are_split_and_copies_kept_together(discs, tmp_path):
+    from scanwise.pipeline.train import split_and_check
+
+    arrays = {k: v for k, v in np.load(discs).items() if k.startswith("train")}
+    arrays["train_images"][100:110] = arrays["train_images"][:10, :, ::-1]
+    arrays["train_labels"][100:110] = arrays["train_labels"][:10]
+    np.savez(tmp_path / "discs.npz", **arrays)
+    config = make_config({"data": str(tmp_path / "discs.npz")})
+    _, split, report = split_and_check(load(tmp_path / "discs.npz"), config)
+    assert len(split.val) > 20
+    assert len(split.test) > 20
+    assert "delivered without 'val' and 'test'" in split.note
+    assert "Copies are kept together: 20 images in 10 clusters" in split.note
+    assert not report.leaky
+
+
+def test_the_class_plot_shows_what_balancing_does(discs, tmp_path):
+    import scanwise as sw
+
+    arrays = dict(np.load(discs))
+    keep = np.r_[np.flatnonzero(arrays["train_labels"][:, 0] == 0), np.arange(1, 61, 2)]
+    for name in ("images", "labels"):
+        arrays[f"train_{name}"] = arrays[f"train_{name}"][keep]
+    np.savez(tmp_path / "rare.npz", **arrays)
+    run = sw.train(
+        tmp_path / "rare.npz", model="mlp:8", epochs=1, balance="smote", class_weights="0=2",
+        output=str(tmp_path / "run"),
+    )  # fmt: skip
+    drawn = (run.path / "plots" / "class_distribution.svg").read_text()
+    for words in ("as they are: 0 120, 1 30", "after balancing: 0 120, 1 120",
+                  "effective: drawn × weight: 0 240, 1 120"):  # fmt: skip
+        assert words in drawn
+    assert (run.path / "plots" / "augmentation.png").is_file()
+    findings = json.loads((run.path / "report.json").read_text())["findings"]
+    double = next(finding for finding in findings if finding["code"] == "B001")
+    assert double["command"].startswith(f"scanwise train {tmp_path / 'rare.npz'} ")
+    assert "--balance smote" in double["command"]
+    assert double["command"].endswith("--class-weights none --model mlp:8 --epochs 1")
+
+
+def test_a_split_that_fails_for_unreadable_files_names_them(tmp_path):
+    from scanwise.pipeline.train import find_trouble
+
+    data = grouped_discs(tmp_path / "data")
+    for path in sorted((data / "disc").iterdir())[2:]:
+        path.write_bytes(b"")
+    with pytest.raises(SplitError, match=r"2 image\(s\).* 38 files can't be read: disc/.*; and 33"):
+        find_trouble(load(data), make_config({"data": str(data)}))

@@ -11,6 +11,7 @@ from scanwise.prepare.balance import (
     balance_findings,
     class_weights,
     describe_class_weights,
+    drawn_counts,
     sample_order,
     smote,
     with_synthetic,
@@ -252,3 +253,16 @@ def test_smote_refuses_what_it_cannot_do(blobs: tuple[np.ndarray, np.ndarray]):
         smote(pixels, targets, NAMES, seed=0, space="smote-pixel")
     with pytest.raises(DataError, match="features have 5 rows, images 56"):
         smote(pixels, targets, NAMES, seed=0, features=np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced", "sqrt"])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_expected_draws_are_the_average_of_drawn_epochs(sampler: str, multilabel: bool):
+    targets = np.repeat([0, 1, 3], [40, 8, 12])
+    if multilabel:
+        targets = np.eye(4, dtype=np.int64)[targets]
+        targets[:5, 1] = 1
+    rng = np.random.default_rng(0)
+    table = targets if multilabel else np.eye(4, dtype=np.int64)[targets]
+    epochs = [table[sample_order(targets, sampler, rng)].sum(axis=0) for _ in range(300)]
+    np.testing.assert_allclose(drawn_counts(targets, sampler, 4), np.mean(epochs, axis=0), atol=0.6)

@@ -120,6 +120,9 @@ def test_a_leak_comes_first_and_drops_the_leaking_split() -> None:
     assert "12" in first.evidence
     assert "--splits" not in first.command
     assert "--accept-leak" not in first.command
+    # A split that came with the data can't be left out by a flag: see what to remove.
+    delivered = recommend(Situation(**{**case.__dict__, "own_split": True}))[0]
+    assert delivered.command.startswith("scanwise check 'my cells' --splits old.csv --accept-leak")
     official = Situation(**{**case.__dict__, "benchmark": True})
     assert "A001" not in by_code(recommend(official))
 

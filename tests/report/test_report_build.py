@@ -248,7 +248,7 @@ def test_without_a_test_split_nothing_is_said_of_test(
     build_report(folder)
     markdown = read(folder, "report.md")
     assert "Test: not measured." in markdown
-    assert "test not opened" in markdown
+    assert "no test set" in markdown
     assert "on validation only" in markdown
     assert "test images" not in markdown.split("## Training")[0].replace("has 0 test images", "")
 

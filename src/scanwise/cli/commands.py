@@ -13,6 +13,7 @@ import typer
 from scanwise import __version__
 from scanwise.cli.options import with_settings
 from scanwise.cli.weights import weights_app
+from scanwise.core.commands import CHECK_SETTINGS, command_line
 from scanwise.core.config import TrainConfig, env_settings, make_config, read_yaml_settings
 from scanwise.core.errors import ConfigError
 
@@ -29,12 +30,6 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_app, name="weights")
-
-# The settings that `check` shares with `train`.
-CHECK_SETTINGS = (
-    "size", "fit", "group", "group_regex", "splits", "val_fraction", "test_fraction",
-    "page", "project", "seed", "force", "skip_unreadable", "accept_leak",
-)  # fmt: skip
 
 DataArgument = Annotated[
     str,
@@ -140,7 +135,8 @@ def init(
 
     facts = write_demo_folder(demo, data, force=force)
     typer.echo(f"{demo}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
-    typer.echo(f"next: scanwise train {demo} --group-regex '(slide\\d+)'")
+    command = command_line("train", str(demo), {"group_regex": r"(slide\d+)"})
+    typer.echo(f"next: {command}")
 
 
 @app.command()

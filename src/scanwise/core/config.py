@@ -213,7 +213,8 @@ def read_yaml_settings(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read settings from {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"can't read settings from {path}: {reason}.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

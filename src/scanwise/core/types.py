@@ -58,7 +58,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in the data or the run: what, how bad, the evidence, what to do."""
+    """One thing found in the data or the run: what, how bad, the evidence, what to do.
+
+    `command` is a whole command line, or from the lower floors verb and flags ("train --no-flip"),
+    which `core.commands` completes with the user's data and flags.
+    """
 
     code: str
     severity: Severity

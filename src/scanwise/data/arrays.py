@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scanwise.core.errors import DataError
 from scanwise.core.files import sha256_bytes
-from scanwise.core.types import Dataset, Finding, Provenance, Task
+from scanwise.core.types import Dataset, Provenance, Task
 from scanwise.data.cache import in_threads
 
 _BLOCK = 1024
@@ -255,18 +255,3 @@ def _group_names(groups: ArrayLike | None, n: int, where: str) -> tuple[str, ...
         if cell is None or cell == "" or cell != cell:  # NaN differs from itself
             raise DataError(f"{where}: group {row} is empty ({cell!r}).")
     return tuple(str(cell) for cell in cells)
-
-
-def unlearnt_labels(dataset: Dataset) -> Finding | None:
-    """R020: labels of a multi-label set that no training image has."""
-    if dataset.task != "multilabel" or dataset.given_split is None:
-        return None
-    counts = dataset.targets[dataset.given_split == "train"].sum(axis=0)
-    lost = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
-    if not lost:
-        return None
-    return Finding(
-        "R020",
-        "warning",
-        f"no training image has the label {', '.join(lost)}, so it can't be learned.",
-    )

@@ -145,8 +145,9 @@ def check_learnable(
         if elsewhere[k] and not learnt[k]
     ]
     if lost:
+        noun = ("label", "labels") if targets.ndim == 2 else ("class", "classes")
         raise DataError(
-            f"{where}: {_plural(len(lost), 'class', 'classes')} without training images can't be "
+            f"{where}: {_plural(len(lost), *noun)} without training images can't be "
             f"learned: {', '.join(lost)}. Move some of their images to train or leave them out."
         )
 

@@ -12,12 +12,12 @@
 | D008 | images unlike the rest of their class | |
 | D009 | a label without positive images in train | manifests and folders |
 | D010 | "0 groups shared", the checked fact | |
+| D011 | no test set | |
 | K001 | what is known of this public data set (scanwise.data.advisories) | |
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -240,22 +240,32 @@ def check_class_balance(material: Material) -> Outcome:
         return NOTHING
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     ratio = counts[most] / counts[least]
-    width = sensitivity_half_width(int(test[least]))
-    precision = (
-        f"its {test[least]} test images support a sensitivity of 0.9 to ±{width:.2f}"
-        if width is not None
-        else "test has none of it, so its sensitivity can't be evaluated"
-    )
-    evidence = (
-        f"'{dataset.class_names[most]}' has {counts[most]} images "
+    counted = (
+        f"each class has {counts[most]} images"
+        if counts[most] == counts[least]
+        else f"'{dataset.class_names[most]}' has {counts[most]} images "
         f"({counts[most] / len(dataset):.0%}), '{dataset.class_names[least]}' {counts[least]} "
-        f"({counts[least] / len(dataset):.1%}): {ratio:.1f} to 1; {precision}."
+        f"({counts[least] / len(dataset):.1%})"
+    )
+    name = dataset.class_names[least]
+    evidence = (
+        f"{counted}: {ratio:.1f} to 1; {_precision(name, int(test[least]), bool(test.any()))}."
     )
     if ratio <= 3:
         return Finding("D003", "info", evidence), None
     advice = "Read balanced accuracy beside accuracy; weights help rare classes at others' cost."
-    command = f"scanwise train {_source(dataset)} --class-weights balanced"
-    return Finding("D003", "info", evidence, advice, command), None
+    return Finding("D003", "info", evidence, advice, "train --class-weights balanced"), None
+
+
+def _precision(name: str, n: int, any_test: bool) -> str:
+    """How well the sensitivity of a class with n test images can be known."""
+    width = sensitivity_half_width(n)
+    if not any_test:
+        return "without a test set no sensitivity can be evaluated"
+    if width is None:
+        return f"test has no '{name}', so its sensitivity can't be evaluated"
+    support = "images support" if n > 1 else "image supports"
+    return f"{n} test {support} a sensitivity of 0.9 for '{name}' to ±{width:.2f}"
 
 
 def check_leak(material: Material) -> Outcome:
@@ -322,10 +332,24 @@ def check_quality(material: Material) -> Outcome:
     if not outliers:
         return NOTHING
     named = ", ".join(f"{each.sample} {each.reason}" for each in outliers[:3])
-    evidence = f"{len(outliers)} images are unlike the rest of their class: {named}."
+    verb = "images are" if len(outliers) > 1 else "image is"
+    evidence = f"{len(outliers)} {verb} unlike the rest of the class: {named}."
     many = len(outliers) > MANY_OUTLIERS * len(material.dataset)
     advice = "Look at them before you trust them."
     return Finding("D008", "warning" if many else "info", evidence, advice), None
+
+
+def check_test_set(material: Material) -> Outcome:
+    """D011: a delivered split without a test part; scores are then of validation."""
+    if len(material.split.test):
+        return NOTHING
+    evidence = (
+        f"no test set: the split has {len(material.split.train)} training and "
+        f"{len(material.split.val)} validation images, so only validation is scored, on which the "
+        "best epoch is chosen too."
+    )
+    advice = "Add a test part, or give the images without a split: scanwise then draws all three."
+    return Finding("D011", "warning", evidence, advice), None
 
 
 def check_labels(material: Material) -> Outcome:
@@ -351,6 +375,7 @@ def check_labels(material: Material) -> Outcome:
 
 CHECKS: tuple[Callable[[Material], Outcome], ...] = (
     check_unreadable,
+    check_test_set,
     check_class_sizes,
     check_labels,
     check_leak,
@@ -388,13 +413,8 @@ def _leak(material: Material, code: str, evidence: str, remedy: str) -> Outcome:
         else "(without a split of its own, the data get one from scanwise that does)"
     )
     advice = f"{remedy} {way_out}, or go on with --accept-leak, which stamps every result."
-    command = f"scanwise check {_source(dataset)} --output check"
     error = IntegrityError(f"{dataset.name}: {evidence} Scores would be too good. {advice}")
-    return Finding(code, "error", evidence, advice, command), error
-
-
-def _source(dataset: Dataset) -> str:
-    return shlex.quote(dataset.provenance.source)
+    return Finding(code, "error", evidence, advice, "check --output check"), error
 
 
 def _crossing_pairs(material: Material) -> list[Pair]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -278,7 +279,9 @@ def write_demo_folder(
         for name in KINDS:
             (folder / name).mkdir()
         (folder / "README.txt").write_text(
-            _README.format(spec=asked, folder=directory.name), encoding="utf-8", newline="\n"
+            _README.format(spec=asked, folder=shlex.quote(directory.name)),
+            encoding="utf-8",
+            newline="\n",
         )
         digits = _row_digits(asked)
         for row, image in enumerate(dataset.images):

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from scanwise.core.types import SPLIT_NAMES, Split, SplitName
-from scanwise.data.near_duplicates import find_near_pairs
+from scanwise.data.pair_cache import remembered_near_pairs
 from scanwise.data.views import symmetries
 
 Rows = NDArray[np.int64]
@@ -89,7 +89,7 @@ def find_duplicates(
     """
     n = len(images)
     exact = _exact_pairs(images)
-    found = find_near_pairs(images, targets, seed=seed) if near and images.size else None
+    found = remembered_near_pairs(images, targets, seed=seed) if near and images.size else None
     if found is None:
         close, similarity = np.empty((0, 2), np.int64), np.empty(0)
         copies, cut = np.empty(0, bool), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -118,8 +119,10 @@ def _split_folders(root: Path, seen: _Seen) -> dict[str, Path]:
     ignored = _Seen()
     folders = _subfolders(root, ignored)
     names = {folder: SPLIT_ALIASES.get(folder.name.lower()) for folder in folders}
-    if "train" not in names.values() or len(folders) < 2:
+    if "train" not in names.values():
         return {}
+    if len(folders) == 1 and not _subfolders(folders[0], ignored):
+        return {}  # images of a class that is called train, not classes
     strangers = [f"'{folder.name}'" for folder, split in names.items() if split is None]
     if strangers:
         raise DataError(
@@ -267,7 +270,7 @@ def _walk_notes(root: Path, seen: _Seen) -> list[Finding]:
                 "info",
                 f"{tables[0]} lies beside the classes and is not read.",
                 "If it lists these images with labels and groups, give it instead of the folder.",
-                f"scanwise check {path}",
+                f"scanwise check {shlex.quote(str(path))}",
             )
         )
     return notes
@@ -294,7 +297,10 @@ def _refuse_files_in_many_classes(dataset: Dataset, root: Path) -> None:
     files = sum(counts[digest] for digest in several)
     if files * 2 <= len(dataset):
         return
-    example = dataset.sample_ids[dataset.sha256.index(several[0])]
+    row = dataset.sha256.index(several[0])
+    if (dataset.images[row] == dataset.images[row, :1, :1]).all():
+        return  # blank pictures are the same everywhere; the checks speak of them
+    example = dataset.sample_ids[row]
     raise DataError(
         f"{root}: {files} of {len(dataset)} files lie under several classes (such as "
         f"'{example}'), so these are several labels per image. Give a CSV manifest instead, "

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,6 @@ from scanwise.data.arrays import (
     known_depth,
     parse_targets,
     row_hashes,
-    unlearnt_labels,
 )
 from scanwise.data.assemble import check_learnable, slug
 from scanwise.data.cache import (
@@ -109,7 +108,7 @@ def load_npz(
         check_not_constant(images, str(path))
     name = slug(path.stem)
     groups = extras.pop("groups", None)
-    dataset = Dataset(
+    return Dataset(
         name=name,
         images=images,
         targets=targets,
@@ -132,12 +131,6 @@ def load_npz(
             benchmark=known.flag if known and origin.official else None,
         ),
     )
-    lost = unlearnt_labels(dataset)
-    return _with_note(dataset, lost) if lost else dataset
-
-
-def _with_note(dataset: Dataset, note: Finding) -> Dataset:
-    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def md5_file(path: Path) -> str:

@@ -70,18 +70,20 @@ def make_split(
 ) -> Split:
     """Divide a data set into train, val and test.
 
-    A delivered split is used as it is; a val or test part that it lacks is taken from its training
-    rows. Otherwise rows are drawn by chance, each class in its share and at least once in each
-    split (multi-label: each label set in its share). With groups (patients, slides), whole groups
-    are drawn, and classes get their share as far as groups allow. The result depends on targets,
-    groups and sample ids, and not on the order of the rows.
+    A delivered split is used as it is. Where it lacks val, that is taken from its training rows;
+    where it has train and val but no test, there is no test set: who delivered it keeps one
+    elsewhere. Training rows alone are no split and are treated like data without one: rows are
+    drawn by chance, each class in its share and at least once in each split (multi-label: each
+    label set in its share). With groups (patients, slides), whole groups are drawn, and classes get
+    their share as far as groups allow. The result depends on targets, groups and sample ids, and
+    not on the order of the rows.
 
     Args:
         dataset: The data; `groups` and `given_split` are used where present.
         seed: Decides between the possible splits.
         val_fraction: Wanted share of validation, in (0, 1): of all rows, or of the delivered
             training rows where only this part is missing.
-        test_fraction: The same for test.
+        test_fraction: The same for test; 0 draws none.
 
     Returns:
         A split of all rows; `note` says how it was made and what groups did not allow.
@@ -90,21 +92,22 @@ def make_split(
         SplitError: If a class has too few images or groups, a group name is empty, or a delivered
             split has unknown names, no training rows or a class that can't be learned.
     """
-    if not (min(val_fraction, test_fraction) > 0 and val_fraction + test_fraction < 1):
+    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
         raise SplitError(
             f"val_fraction ({val_fraction}) and test_fraction ({test_fraction}) must be positive "
             "and leave a rest for training; 0.15 each is usual."
         )
-    wanted: dict[SplitName, float] = {
-        "train": 1 - val_fraction - test_fraction,
-        "val": val_fraction,
-        "test": test_fraction,
-    }
     delivered = _delivered_rows(dataset)
     if delivered is None or not (len(delivered["val"]) or len(delivered["test"])):
+        wanted: dict[SplitName, float] = {
+            "train": 1 - val_fraction - test_fraction,
+            "val": val_fraction,
+        }
+        if test_fraction:
+            wanted["test"] = test_fraction
         split = _drawn_split(dataset, wanted, seed)
     else:
-        split = _completed_split(dataset, delivered, wanted, seed)
+        split = _completed_split(dataset, delivered, val_fraction, seed)
     _refuse_unlearnable_classes(dataset, split)
     check_split(dataset, split)
     return replace(split, sha256=sha256_bytes(splits_csv(dataset, split).encode()))
@@ -131,48 +134,54 @@ def _delivered_rows(dataset: Dataset) -> dict[SplitName, _Rows] | None:
 def _drawn_split(dataset: Dataset, wanted: Mapping[SplitName, float], seed: int) -> Split:
     """A split of all rows by chance."""
     rows = np.arange(len(dataset))
-    _refuse_rare_classes(dataset)
+    names = tuple(wanted)
+    _refuse_rare_classes(dataset, names)
     parts = _draw(dataset, rows, wanted, seed)
     way = "stratified random split" if dataset.groups is None else "stratified split by groups"
-    asked = " / ".join(f"{100 * wanted[name]:.0f}" for name in SPLIT_NAMES)
-    got = " / ".join(f"{100 * len(parts[name]) / len(rows):.1f}" for name in SPLIT_NAMES)
+    if dataset.given_split is not None:
+        drawn = " and ".join(f"'{name}'" for name in names[1:])
+        way = f"delivered without {drawn}, which were drawn from its training images: {way}"
+    asked = " / ".join(f"{100 * wanted[name]:.0f}" for name in names)
+    got = " / ".join(f"{100 * len(parts[name]) / len(rows):.1f}" for name in names)
     note = f"{way}, seed {seed}: {got} % of {len(rows)} images ({asked} % wanted)"
     return Split(
         train=parts["train"],
         val=parts["val"],
-        test=parts["test"],
+        test=parts.get("test", np.empty(0, np.int64)),
         origin="random" if dataset.groups is None else "group",
         seed=seed,
-        note=note + _gaps(dataset, parts, SPLIT_NAMES) + ".",
+        note=note + _gaps(dataset, parts, names) + ".",
     )
 
 
 def _completed_split(
     dataset: Dataset,
     delivered: Mapping[SplitName, _Rows],
-    wanted: Mapping[SplitName, float],
+    val_fraction: float,
     seed: int,
 ) -> Split:
-    """The delivered split, with a missing val or test part taken out of train."""
+    """The delivered split, with a missing val part taken out of train."""
     origin: Literal["official", "user"] = dataset.split_origin or "user"
     parts = dict(delivered)
     note = f"{origin} split, used as delivered"
-    missing: SplitName | None = next((name for name in SPLIT_NAMES if not len(parts[name])), None)
-    if missing is not None:
-        shares: dict[SplitName, float] = {"train": 1 - wanted[missing], missing: wanted[missing]}
+    drawn = not len(parts["val"])
+    if drawn:
+        shares: dict[SplitName, float] = {"train": 1 - val_fraction, "val": val_fraction}
         parts |= _draw(dataset, delivered["train"], shares, seed)
         unit = "images" if dataset.groups is None else "whole groups"
         note += (
-            f", but without '{missing}': {len(parts[missing])} of its {len(delivered['train'])} "
-            f"training images ({100 * wanted[missing]:.0f} % wanted) were drawn for it, stratified "
-            f"by {unit}, seed {seed}" + _gaps(dataset, parts, (missing,))
+            f", but without 'val': {len(parts['val'])} of its {len(delivered['train'])} "
+            f"training images ({100 * val_fraction:.0f} % wanted) were drawn for it, stratified "
+            f"by {unit}, seed {seed}" + _gaps(dataset, parts, ("val",))
         )
+    elif not len(parts["test"]):
+        note += "; it has no test set"
     return Split(
         train=parts["train"],
         val=parts["val"],
         test=parts["test"],
         origin=origin,
-        seed=None if missing is None else seed,
+        seed=seed if drawn else None,
         note=note + ".",
     )
 
@@ -245,21 +254,26 @@ def _units(dataset: Dataset, rows: _Rows, unit_of_row: _Rows) -> Units:
     return Units(kinds, kind_of_unit.reshape(-1), required, importance)
 
 
-def _refuse_rare_classes(dataset: Dataset) -> None:
-    """SplitError where a class can't be in all splits (or, by groups, in train and test)."""
+def _refuse_rare_classes(dataset: Dataset, names: Sequence[SplitName]) -> None:
+    """SplitError where a class can't be in all of these (or, by groups, in two of them)."""
     if dataset.task == "multilabel":  # rare labels are usual there; the checks speak about them
         return
     if dataset.groups is not None:
         _refuse_one_group_classes(dataset, dataset.groups)
         return
     counts = dataset.class_counts()
-    for i in np.flatnonzero((counts > 0) & (counts < len(SPLIT_NAMES))):
-        most = (counts[i] - 1) / counts[i]
+    for i in np.flatnonzero((counts > 0) & (counts < len(names))):
         raise SplitError(
             f"{dataset.name}: class '{dataset.class_names[i]}' has {counts[i]} image(s), but "
-            "train, val and test need one each. The largest fractions it allows are test "
-            f"{most:.2f} and val 0.00; add images or leave the class out."
+            f"{', '.join(names[:-1])} and {names[-1]} need one each. The largest fractions it "
+            f"allows are {_largest(names, int(counts[i]))}; add images or leave the class out."
         )
+
+
+def _largest(names: Sequence[SplitName], count: int) -> str:
+    """What a class of `count` images allows: all but one of them in the last split."""
+    rest = "".join(f" and {name} 0.00" for name in names[1:-1])
+    return f"{names[-1]} {(count - 1) / count:.2f}{rest}"
 
 
 def _refuse_one_group_classes(dataset: Dataset, groups: Sequence[str]) -> None:
@@ -412,8 +426,8 @@ def read_splits(path: Path, dataset: Dataset) -> Split:
 
     Raises:
         SplitError: If the file can't be read, does not have every image of the data set with the
-            same SHA-256 and a known split (the first 20 differences are listed), or leaves a split
-            empty.
+            same SHA-256 and a known split (the first 20 differences are listed), or leaves train
+            or val empty.
     """
     lines = _read_lines(path)
     row_of = {name: row for row, name in enumerate(dataset.sample_ids)}
@@ -434,7 +448,7 @@ def read_splits(path: Path, dataset: Dataset) -> Split:
         )
         for name in SPLIT_NAMES
     }
-    empty = [name for name in SPLIT_NAMES if not len(parts[name])]
+    empty = [name for name in ("train", "val") if not len(parts[name])]
     if empty:
         raise SplitError(f"{path} has no rows for {' and '.join(empty)}.")
     split = Split(
@@ -477,7 +491,8 @@ def _read_lines(path: Path) -> list[_Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SplitError(f"can't read splits from {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SplitError(f"can't read splits from {path}: {reason}.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in _HEADER[:3] if name not in (reader.fieldnames or ())]
     if missing:

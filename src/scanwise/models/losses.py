@@ -228,7 +228,7 @@ def loss_findings(
                     "published MLP on PathMNIST had 58.02 % with sigmoid against 60.54 % with "
                     "softmax, one seed each, which is too little to tell them apart."
                 ),
-                command="--output-activation softmax",
+                command="train --output-activation softmax",
             )
         )
     if loss == "logit_adjust" and class_weights:
@@ -238,7 +238,7 @@ def loss_findings(
                 severity="warning",
                 evidence="class weights and logit_adjust both correct for class imbalance.",
                 advice="Corrected twice, rare classes are over-predicted; use one of them.",
-                command="--class-weights none",
+                command="train --class-weights none",
             )
         )
     return tuple(findings)

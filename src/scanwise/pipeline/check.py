@@ -48,7 +48,7 @@ def check_data(config: TrainConfig, output: Path | None) -> CheckResult:
     if output is not None:
         check_output_free(output, config.force)
     dataset = load_data(config)
-    split, report = find_trouble(dataset, config)
+    dataset, split, report = find_trouble(dataset, config)
     result = CheckResult(dataset, split, report)
     if output is not None:
         _write(result, output)
@@ -101,7 +101,7 @@ def check_summary(result: CheckResult, output: Path | None) -> str:
         f"{dataset.name}: {len(dataset):,} images, {height}x{width}x{dataset.channels} "
         f"{dataset.images.dtype}, {dataset.task}, {dataset.provenance.source}",
         f"split ({split.origin}): train {len(split.train):,}, val {len(split.val):,}, "
-        f"test {len(split.test):,}",
+        f"test {len(split.test):,}; {split.note}",
         class_table(dataset, split),
     ]
     findings = [*dataset.notes, *result.report.findings]

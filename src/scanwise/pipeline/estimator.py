@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -114,9 +113,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if own_module:
             settings["model"] = None
         config = make_config(settings)
-        # All rows are training rows; make_split draws the missing validation part out of them.
-        given = replace(dataset, given_split=np.full(len(dataset), "train"), split_origin="user")
-        split = make_split(given, seed=self.seed, val_fraction=self.val_fraction)
+        split = make_split(
+            dataset, seed=self.seed, val_fraction=self.val_fraction, test_fraction=0.0
+        )
         config, backbone = with_backbone(config)
         resolved, _, _ = make_plan(
             config, data_facts(dataset, split, pretrained=backbone is not None)

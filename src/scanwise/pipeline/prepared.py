@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from scanwise.prepare.balance import (
     balance_findings,
     class_weights,
     describe_class_weights,
+    drawn_counts,
     smote,
 )
 from scanwise.prepare.batches import Batches
@@ -42,6 +44,7 @@ class Prepared:
     train_counts: NDArray[np.int64]  # (k,) real images of each class in train
     class_weights: NDArray[np.float64] | None  # (k,)
     num_synthetic: int
+    epoch_counts: Mapping[str, NDArray[np.float64]]  # (k,) each: raw, balanced, effective
     preview: Preview  # a few training images as training sees them
     findings: tuple[Finding, ...]
     messages: tuple[str, ...]
@@ -137,6 +140,7 @@ def prepare(
         train_counts=counts,
         class_weights=weights,
         num_synthetic=num_synthetic,
+        epoch_counts=_epoch_counts(counts, targets[train_rows], config, weights),
         preview=preview(
             np.asarray(dataset.images[_one_of_each(dataset, split)]),
             augmentation.augmentation,
@@ -155,6 +159,22 @@ def prepare(
         ),
         messages=(*describe_class_weights(counts, weights), *notes),
     )
+
+
+def _epoch_counts(
+    counts: NDArray[np.int64],
+    train_targets: NDArray[np.int64],
+    config: TrainConfig,
+    weights: NDArray[np.float64] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Training images of each class as they are, after SMOTE, and as much as they count."""
+    num_classes = len(counts)
+    drawn = drawn_counts(train_targets, config.sampler, num_classes)
+    return {
+        "as they are": counts.astype(np.float64),
+        "after balancing": drawn_counts(train_targets, "shuffle", num_classes),
+        "effective: drawn × weight": drawn if weights is None else drawn * weights,
+    }
 
 
 def _one_of_each(dataset: Dataset, split: Split, most: int = 6) -> NDArray[np.int64]:

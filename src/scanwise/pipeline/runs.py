@@ -95,6 +95,14 @@ class Run:
         return make_config(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
 
     @property
+    def plan(self) -> list[dict[str, Any]]:
+        """plan.yaml: every setting, who chose it and why."""
+        plan: list[dict[str, Any]] = yaml.safe_load(
+            (self.path / "plan.yaml").read_text(encoding="utf-8")
+        )
+        return plan
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """metrics.json as a dict.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from scanwise.core.types import Interval
@@ -31,7 +32,12 @@ def run_summary(run: Run) -> str:
         if caution:
             lines.append(f"  caution: {caution}")
     if "test" not in metrics["splits"]:
-        lines.append("test: not opened (scanwise evaluate RUN opens it)")
+        command = shlex.join(["scanwise", "evaluate", str(run.path)])
+        lines.append(
+            f"test: not opened ({command} opens it)"
+            if run.dataset["split"]["n"]["test"]
+            else "test: the data have no test set, so nothing is known about new images"
+        )
     looks = len(run.test_looks())
     lines.append(f"test looked at {looks} time{'' if looks == 1 else 's'}")
     lines.append(f"report: {run.report}")
@@ -61,7 +67,9 @@ def _parts(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _text(entry: dict[str, Any]) -> str:
-    return str(Interval.from_json(entry))
+    interval = Interval.from_json(entry)
+    bare = interval.value is not None and interval.low is None
+    return f"{interval} ({interval.reason or 'no interval'})" if bare else str(interval)
 
 
 def _trivial(trivial: dict[str, Any]) -> str:

@@ -8,13 +8,22 @@ from scanwise.core.types import Dataset, Split
 
 
 def class_table(dataset: Dataset, split: Split) -> str:
-    """Images of each class by split."""
+    """Index and name of each class, and its images by split."""
     rows = [("class", "train", "val", "test", "share")]
+    digits = len(str(dataset.num_classes - 1))
     totals = dataset.class_counts()
     columns = [dataset.class_counts(part) for part in (split.train, split.val, split.test)]
     for index, name in enumerate(dataset.class_names):
         train, val, test = (f"{int(column[index]):,}" for column in columns)
-        rows.append((name, train, val, test, f"{totals[index] / max(len(dataset), 1):.1%}"))
+        rows.append(
+            (
+                f"{index:>{digits}} {name}",
+                train,
+                val,
+                test,
+                f"{totals[index] / max(len(dataset), 1):.1%}",
+            )
+        )
     return aligned(rows)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from scanwise import __version__
+from scanwise.core.commands import with_commands
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError, SplitError
 from scanwise.core.runtime import environment
@@ -20,7 +21,7 @@ from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
 from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
-from scanwise.data.splits import make_split, read_splits, write_splits
+from scanwise.data.splits import make_split, read_split_groups, read_splits, write_splits
 from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
 from scanwise.metrics.calibration import Calibration, calibrate
 from scanwise.models.backbones import (
@@ -47,13 +48,11 @@ from scanwise.pipeline.transfer import (
     loss_of,
     with_backbone,
 )
-from scanwise.prepare.augment import Preview, parse_augmentation
+from scanwise.prepare.augment import parse_augmentation
 from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
-from scanwise.report.data_plots import write_data_plots
-from scanwise.report.plots import plot_augmentation_sheet
-from scanwise.report.style import save_figure
+from scanwise.report.data_plots import write_augmentation_sheet, write_data_plots
 from scanwise.training.device import describe_device, pick_device
 from scanwise.training.loop import FitResult, fit
 from scanwise.training.settings import loop_settings
@@ -81,7 +80,7 @@ def train(
     device = pick_device(config.device)
     config, backbone = with_backbone(config)
     dataset = data if data is not None else load_data(config)
-    split, report = split_and_check(dataset, config)
+    dataset, split, report = split_and_check(dataset, config)
     say.data(dataset, split, report)
     resolved, decisions, fired = make_plan(
         config, data_facts(dataset, split, pretrained=backbone is not None)
@@ -190,10 +189,11 @@ def _reload(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
     Raises:
         SplitError: If an image is missing, new or changed.
     """
-    dataset = load_data(config)
+    saved = run.path / "splits.csv"
     stated = run.dataset["split"]
+    dataset = load_data(config)
     split = replace(
-        read_splits(run.path / "splits.csv", dataset),
+        read_splits(saved, dataset),
         origin=stated["origin"],
         seed=stated["seed"],
         note=stated["note"],
@@ -203,7 +203,7 @@ def _reload(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
             f"{config.data} changed since {run.path} was trained: the images are the same, their "
             "order is not. Restore the data, or train anew."
         )
-    return dataset, split
+    return with_saved_groups(dataset, saved), split
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -220,7 +220,7 @@ def load_data(config: TrainConfig) -> Dataset:
     )
 
 
-def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Split, CheckReport]:
+def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split, CheckReport]:
     """`find_trouble`, which must not forbid training.
 
     Raises:
@@ -228,26 +228,26 @@ def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Split, Check
         IntegrityError: If the user's own split leaks.
         DataError: If the data can't be used.
     """
-    split, report = find_trouble(dataset, config)
+    dataset, split, report = find_trouble(dataset, config)
     report.raise_if_stopped()
-    return split, report
+    return dataset, split, report
 
 
-def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Split, CheckReport]:
+def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split, CheckReport]:
     """Split the data (or take the split that came with it), then run every check.
 
-    Where the split is ours to make, near-duplicate images are kept in one split.
+    Where the split is ours to make, near-duplicate images are kept in one split. A splits.csv that
+    is reused brings its groups along: the data set is returned with them.
     """
-    duplicates = find_duplicates(dataset.images, dataset.targets)
     if config.splits:
         split = read_splits(Path(config.splits), dataset)
-    else:
-        split = make_split(
-            _keep_together(dataset, duplicates),
-            seed=config.seed,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-        )
+        dataset = with_saved_groups(dataset, Path(config.splits))
+    duplicates = find_duplicates(dataset.images, dataset.targets)
+    if not config.splits:
+        try:
+            split = _new_split(dataset, duplicates, config)
+        except SplitError as error:
+            raise SplitError(f"{error}{_unreadable_words(dataset)}") from error
     report = check_dataset(
         dataset,
         split,
@@ -255,14 +255,43 @@ def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Split, CheckRep
         accept_leak=config.accept_leak,
         duplicates=duplicates,
     )
-    return split, report
+    findings = with_commands(report.findings, config.model_dump())
+    return dataset, split, replace(report, findings=findings)
 
 
-def _keep_together(dataset: Dataset, duplicates: Duplicates) -> Dataset:
-    """The data set with near-duplicate clusters merged into its groups, for making a split."""
-    if dataset.given_split is not None or not duplicates.clusters:
-        return dataset
-    return dataset.with_groups(duplicate_groups(duplicates, len(dataset), dataset.groups))
+def _unreadable_words(dataset: Dataset) -> str:
+    """Which files are missing because they can't be read; '' where none is."""
+    bad = dataset.unreadable
+    if not bad:
+        return ""
+    listed = "; ".join(f"{each.path} ({each.reason})" for each in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return f" Besides, {len(bad)} files can't be read: {listed}{more}."
+
+
+def with_saved_groups(dataset: Dataset, splits: Path) -> Dataset:
+    """The data set with the groups of a splits.csv, unless it has groups of its own."""
+    groups = read_split_groups(splits, dataset) if dataset.groups is None else None
+    return dataset if groups is None else dataset.with_groups(groups)
+
+
+def _new_split(dataset: Dataset, duplicates: Duplicates, config: TrainConfig) -> Split:
+    """The delivered split, or one that keeps near-duplicates (merged into the groups) together."""
+    delivered = dataset.given_split is not None and (dataset.given_split == "val").any()
+    together = not delivered and bool(duplicates.clusters)
+    split = make_split(
+        dataset.with_groups(duplicate_groups(duplicates, len(dataset), dataset.groups))
+        if together
+        else dataset,
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+    )
+    if not together:
+        return split
+    images = sum(len(rows) for rows in duplicates.clusters)
+    note = f"{split.note} Copies are kept together: {images} images in {len(duplicates.clusters)}"
+    return replace(split, note=f"{note} clusters.")
 
 
 def data_facts(dataset: Dataset, split: Split, *, pretrained: bool = False) -> DataFacts:
@@ -294,7 +323,6 @@ def describe(
     facts["notes"] = [note.to_json() for note in dataset.notes]
     facts["checks"] = report.to_json()
     run.write("dataset.json", facts)
-    write_data_plots(dataset, split, run.path / "plots")
     run.write_settings(config, [decision.to_json() for decision in decisions])
     return split
 
@@ -367,7 +395,7 @@ def fit_model(
     )
     info = describe_model(None if model is not None else str(config.model), network, size_px)
     if run is not None:
-        _write_augmentation_sheet(run, prepared.preview)
+        _write_pictures(run, dataset, split, prepared)
     if say is not None:
         say.training(prepared, info, describe_device(device))
     baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
@@ -385,16 +413,17 @@ def fit_model(
     return Trained(network, info, prepared, result, device, baselines=baselines)
 
 
-def _write_augmentation_sheet(run: Run, preview: Preview) -> None:
-    """plots/augmentation: originals above what training makes of them."""
-    figure = plot_augmentation_sheet(
-        preview.originals,
-        preview.augmented.swapaxes(0, 1),
-        preview.enhanced,
-        note=preview.caption,
+def _write_pictures(run: Run, dataset: Dataset, split: Split, prepared: Prepared) -> None:
+    """plots/: the data, the classes before and after balancing, what augmentation does."""
+    write_data_plots(dataset, split, run.path / "plots", balanced=prepared.epoch_counts)
+    sheet = prepared.preview
+    write_augmentation_sheet(
+        run.path / "plots",
+        sheet.originals,
+        sheet.augmented.swapaxes(0, 1),
+        sheet.enhanced,
+        note=sheet.caption,
     )
-    alt = f"Training images as they are, above {len(preview.augmented)} augmented variants of each."
-    save_figure(figure, run.path / "plots" / "augmentation", f"{alt} {preview.caption}")
 
 
 def baselines_first(
@@ -437,7 +466,7 @@ def fit_transfer(
 ) -> Trained:
     """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
     if run is not None:
-        _write_augmentation_sheet(run, prepared.preview)
+        _write_pictures(run, dataset, split, prepared)
     torch.manual_seed(config.seed)
     network = transfer_net(
         backbone, num_outputs=dataset.num_classes, dropout=config.dropout, head=config.head
@@ -557,7 +586,7 @@ def finish(
 ) -> None:
     """Calibrate, evaluate once, save the bundle, write the report."""
     bundle, calibration = make_bundle(trained, config, dataset, split)
-    facts = _training_facts(trained, dataset, config, time.monotonic() - started)
+    facts = _training_facts(run, trained, dataset, config, time.monotonic() - started)
     run.write("training.json", facts)
     evaluate_run(
         run,
@@ -574,11 +603,18 @@ def finish(
 
 
 def _training_facts(
-    trained: Trained, dataset: Dataset, config: TrainConfig, seconds: float
+    run: Run, trained: Trained, dataset: Dataset, config: TrainConfig, seconds: float
 ) -> dict[str, Any]:
     """training.json: what was trained and how it ended."""
     result, prepared = trained.result, trained.prepared
     weights = prepared.class_weights
+    about_loss = loss_findings(
+        task=dataset.task,
+        loss=config.loss,
+        class_weights=weights is not None,
+        output_activation=config.output_activation,
+    )
+    findings = with_commands([*prepared.findings, *about_loss], config.model_dump(), run.plan)
     return {
         "model": trained.info.spec,
         "parameters": {
@@ -603,18 +639,7 @@ def _training_facts(
         "num_synthetic": prepared.num_synthetic,
         "preprocessing": prepared.preprocessing.to_json(),
         "notes": [*trained.info.notes, *prepared.messages, *_feature_notes(trained)],
-        "findings": [
-            finding.to_json()
-            for finding in (
-                *prepared.findings,
-                *loss_findings(
-                    task=dataset.task,
-                    loss=config.loss,
-                    class_weights=weights is not None,
-                    output_activation=config.output_activation,
-                ),
-            )
-        ],
+        "findings": [finding.to_json() for finding in findings],
     }
 
 

@@ -350,7 +350,7 @@ def _flip_finding(listed: str) -> Finding:
         severity="warning",
         evidence=f"images are mirrored although classes tell left from right: {listed}.",
         advice="A mirrored left looks like a right; train without mirroring.",
-        command="--no-flip",
+        command="train --no-flip",
     )
 
 

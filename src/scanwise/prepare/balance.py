@@ -154,7 +154,9 @@ def balance_findings(
                 severity="warning",
                 evidence=evidence,
                 advice="Use one of them.",
-                command="--class-weights none" if weights is not None else "--sampler shuffle",
+                command="train --class-weights none"
+                if weights is not None
+                else "train --sampler shuffle",
             )
         )
     absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
@@ -199,11 +201,38 @@ def sample_order(
         return _cycle(np.arange(m), n, rng)
     if targets.ndim == 2:
         return rng.choice(m, n, p=_label_shares(targets, sampler))
-    counts = np.bincount(targets)
-    shares = np.where(counts > 0, counts ** (0.5 if sampler == "sqrt" else 0.0), 0.0)
-    quotas = _round_randomly(n * shares / shares.sum(), n, rng)
+    quotas = _round_randomly(n * _class_shares(np.bincount(targets), sampler), n, rng)
     parts = [_cycle(np.flatnonzero(targets == c), q, rng) for c, q in enumerate(quotas) if q]
     return rng.permutation(np.concatenate(parts))
+
+
+def drawn_counts(
+    targets: NDArray[np.int64], sampler: Sampler, num_classes: int
+) -> NDArray[np.float64]:
+    """Images of each class (positives of each label) that an epoch draws on average, float (k,).
+
+    Args:
+        targets: Of the training images, int (m,) or (m, k) of 0 and 1.
+        sampler: `shuffle`, `balanced` or `sqrt`.
+        num_classes: k.
+
+    >>> drawn_counts(np.array([0, 0, 0, 1]), "balanced", 2)
+    array([2., 2.])
+    """
+    m = len(targets)
+    if targets.ndim == 2:
+        shares = np.full(m, 1 / m) if sampler == "shuffle" else _label_shares(targets, sampler)
+        return np.asarray(m * shares @ targets, dtype=np.float64)
+    counts = np.bincount(targets, minlength=num_classes)
+    if sampler == "shuffle":
+        return counts.astype(np.float64)
+    return m * _class_shares(counts, sampler)
+
+
+def _class_shares(counts: NDArray[np.int64], sampler: Sampler) -> NDArray[np.float64]:
+    """Share of an epoch that each class gets, float (k,); 0 for classes without images."""
+    shares = np.where(counts > 0, counts ** (0.5 if sampler == "sqrt" else 0.0), 0.0)
+    return np.asarray(shares / shares.sum(), dtype=np.float64)
 
 
 def _cycle(rows: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -6,12 +6,11 @@ on. What an option will bring is not known before it is tried, so expectations a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scanwise.core.config import TrainConfig
+from scanwise.core.commands import command_line, completed, said_settings
 from scanwise.core.types import Finding, Interval
 from scanwise.report.verdict import Facts, as_interval
 
@@ -84,6 +83,7 @@ class Situation:
     parameters: int | None = None
     n_train: int | None = None
     benchmark: bool = False  # an official split, which its user can't change
+    own_split: bool = False  # the split came with the user's data
     leaked_test_images: int = 0
 
     def has(self, *codes: str) -> Finding | None:
@@ -104,35 +104,8 @@ class Situation:
 
     def command(self, **changes: Any) -> str:
         """`scanwise train DATA` with what the user had said, changed as given."""
-        said = {row.get("setting") for row in self.plan if row.get("source") == "you"}
-        chosen_by_plan = {row.get("setting") for row in self.plan} - said
-        settings = {
-            name: self.config.get(name)
-            for name in TrainConfig.model_fields
-            if name not in chosen_by_plan and name not in _NOT_REPEATED
-        }
-        settings = {name: value for name, value in settings.items() if _said(name, value)}
-        return train_command(str(self.config.get("data") or "DATA"), settings | changes)
-
-
-# Where the run went, how it was computed, and what the plan fills in by itself.
-_NOT_REPEATED = {"data", "output", "force", "explain", "preset", "threads", "device", "precision"}
-
-
-def _said(name: str, value: Any) -> bool:
-    return value is not None and value != TrainConfig.model_fields[name].default
-
-
-def train_command(data: str, settings: Mapping[str, Any]) -> str:
-    """The command line of a training, quoted for a POSIX shell."""
-    words = ["scanwise", "train", data]
-    for name, value in settings.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+        settings = said_settings(self.config, self.plan)
+        return command_line("train", str(self.config.get("data") or "DATA"), settings | changes)
 
 
 Rule = Callable[[Situation], "Recommendation | None"]
@@ -205,12 +178,19 @@ def repair_leak(situation: Situation) -> Recommendation | None:
 
 
 def _fresh_split(situation: Situation) -> str:
-    """The command without the user's own split: near-duplicates are then kept together."""
-    words = [word for word in shlex.split(situation.command()) if word != "--accept-leak"]
-    if "--splits" in words:
-        place = words.index("--splits")
-        del words[place : place + 2]
-    return shlex.join(words)
+    """The command without a reused split: near-duplicates are then kept together.
+
+    A split that came with the data can't be left out by a flag; the page of the check shows which
+    images to remove.
+    """
+    if situation.own_split:
+        return completed("check --output check", situation.config, situation.plan)
+    settings = said_settings(situation.config, situation.plan)
+    kept = {name: value for name, value in settings.items() if name not in _OF_THE_LEAK}
+    return command_line("train", str(situation.config.get("data") or "DATA"), kept)
+
+
+_OF_THE_LEAK = {"splits", "accept_leak"}
 
 
 def lower_rate(situation: Situation) -> Recommendation | None:

@@ -65,6 +65,7 @@ def judge(run: RunFiles) -> Judgement:
         parameters=parameters.get("total") if isinstance(parameters, Mapping) else None,
         n_train=((run.dataset.get("split") or {}).get("n") or {}).get("train"),
         benchmark=(run.dataset.get("split") or {}).get("origin") == "official",
+        own_split=(run.dataset.get("split") or {}).get("origin") == "user",
         leaked_test_images=_leaked(run),
     )
     return Judgement(
@@ -89,7 +90,11 @@ def _pictures(run: RunFiles, diagnoses: Any) -> dict[str, Picture]:
 
 def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
     """The report for programs: facts, numbers, findings, recommendations."""
-    findings = [*(d.finding for d in judged.diagnoses), *run.data_findings()]
+    findings = [
+        *(d.finding for d in judged.diagnoses),
+        *run.training_findings(),
+        *run.data_findings(),
+    ]
     return {
         "schema": SCHEMA,
         "run": run.name,

@@ -41,7 +41,13 @@ from scanwise.report.scores import (
     metrics_table,
     per_class_table,
 )
-from scanwise.report.verdict import Verdict, as_interval, trivial_value, trivial_words
+from scanwise.report.verdict import (
+    Verdict,
+    as_interval,
+    has_test_set,
+    trivial_value,
+    trivial_words,
+)
 
 TITLE = "Medical Image Classification Training Report"
 NOT_MEASURED = "not measured"
@@ -167,6 +173,8 @@ def chips(run: RunFiles) -> tuple[str, ...]:
 def looks_text(run: RunFiles) -> str:
     """'test looked at 2 times', from the ledger."""
     times = len(run.looks)
+    if not times and not has_test_set(run.counts):
+        return "no test set"
     if not times:
         return "looks at test not recorded" if run.splits.get("test") else "test not opened"
     return f"test looked at {times} time{'' if times == 1 else 's'}"
@@ -220,7 +228,7 @@ def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     history = run.history
     if history is None:
         return (Paragraph("Training performance: not available (the run has no history.csv)."),)
-    findings = tuple(d.finding for d in judged.diagnoses)
+    findings = (*(d.finding for d in judged.diagnoses), *run.training_findings())
     return without_nothing(
         [
             FactList(_training_facts(run, history)),
@@ -338,7 +346,12 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     split = "test" if run.splits.get("test") else "val"
     blocks: list[Any] = []
     if split == "val":
-        blocks.append(Paragraph("Test: not measured. The test split was not opened."))
+        why = (
+            "The test split was not opened."
+            if has_test_set(run.counts)
+            else "The data have no test set, so nothing is known about new images."
+        )
+        blocks.append(Paragraph(f"Test: not measured. {why}"))
     blocks.append(metrics_table(run, split, run.splits[split]))
     blocks.append(baselines_table(run, split))
     if run.clean_test:

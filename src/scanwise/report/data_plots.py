@@ -57,7 +57,7 @@ def write_data_plots(
     split: Split | None,
     directory: Path,
     *,
-    balanced: Mapping[str, Sequence[float]] | None = None,
+    balanced: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, str]:
     """Write class_distribution, samples, intensity, intensity_per_class and mean_per_class.
 
@@ -201,7 +201,7 @@ def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
 
 
 def _class_distribution(
-    dataset: Dataset, split: Split | None, balanced: Mapping[str, Sequence[float]] | None
+    dataset: Dataset, split: Split | None, balanced: Mapping[str, NDArray[np.float64]] | None
 ) -> tuple[Figure, str]:
     counts: dict[str, NDArray[np.int64]] = (
         {
@@ -218,7 +218,20 @@ def _class_distribution(
     return figure, (
         f"Images of each class by split. Most: {dataset.class_names[most]} with {total[most]:,}; "
         f"fewest: {dataset.class_names[least]} with {total[least]:,}."
+        + _balanced_words(dataset.class_names, balanced or {})
     )
+
+
+def _balanced_words(
+    class_names: Sequence[str], balanced: Mapping[str, NDArray[np.float64]], most: int = 10
+) -> str:
+    """The second panel in words, for the first classes."""
+    parts = [
+        f"{name}: "
+        + ", ".join(f"{c} {v:,.0f}" for c, v in zip(class_names[:most], values, strict=False))
+        for name, values in balanced.items()
+    ]
+    return f" Training images an epoch, {'; '.join(parts)}." if parts else ""
 
 
 @styled
@@ -226,7 +239,7 @@ def plot_class_distribution(
     counts: Mapping[str, NDArray[np.int64]],
     class_names: Sequence[str],
     *,
-    balanced: Mapping[str, Sequence[float]] | None = None,
+    balanced: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Figure:
     """Draw images of each class, stacked by split; a second panel shows train after balancing.
 
@@ -281,7 +294,7 @@ def plot_class_distribution(
 
 
 def _balanced_panel(
-    axes: Any, balanced: Mapping[str, Sequence[float]], order: NDArray[np.int64]
+    axes: Any, balanced: Mapping[str, NDArray[np.float64]], order: NDArray[np.int64]
 ) -> None:
     height = 0.8 / len(balanced)
     for place, (name, values) in enumerate(balanced.items()):
@@ -294,7 +307,7 @@ def _balanced_panel(
             **_fill(place),
         )
     axes.set_xlabel("training images an epoch")
-    draw_title(axes, "Train after balancing")
+    draw_title(axes, "Train, before and after balancing")
 
 
 def _fill(place: int) -> dict[str, Any]:

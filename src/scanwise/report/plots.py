@@ -586,11 +586,11 @@ def plot_augmentation_sheet(
         rows.append(("contrast", contrast_row))
     rows += [(f"variant {i + 1}", variants[:, i]) for i in range(variants.shape[1])]
     columns = len(originals)
-    figure = new_figure(0.9 + 0.85 * columns, 0.7 + 0.85 * len(rows))
+    figure = new_figure(max(0.9 + 0.85 * columns, 3.4), 0.7 + 0.85 * len(rows))
     axes = figure.subplots()
     title = "What training sees" + (f": {one_line(note)}" if note else "")
     draw_blank(axes, columns, len(rows) + 0.1)
-    axes.set_title("\n".join(textwrap.wrap(title, max(30, 13 * columns))), fontsize=9)
+    axes.set_title("\n".join(textwrap.wrap(title, 12 * max(columns, 2))), fontsize=9)
     for row, (name, images) in enumerate(rows):
         y = row + (0.1 if row else 0.0)
         axes.text(-0.08, y + 0.5, name, ha="right", va="center", fontsize=8)

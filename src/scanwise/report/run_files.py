@@ -77,6 +77,10 @@ class RunFiles:
         rows = [*(self.checks.get("findings") or ()), *(self.dataset.get("notes") or ())]
         return tuple(finding_of(row) for row in rows)
 
+    def training_findings(self) -> tuple[Finding, ...]:
+        """What the choice of balance, augmentation and loss gave reason to say."""
+        return tuple(finding_of(row) for row in self.training.get("findings") or ())
+
     def facts(self) -> Facts:
         """What the diagnosis looks at."""
         best = self.training.get("best_epoch")

@@ -60,8 +60,13 @@ def verdict(facts: Facts) -> Verdict:
     beside, is_beaten = _beside_baselines(facts, name)
     sentence += beside
     if name == "val":
+        opened = (
+            "The test split was not opened"
+            if has_test_set(facts.counts)
+            else "There is no test set"
+        )
         sentence += (
-            " The test split was not opened, and the kept epoch was chosen on these very images:"
+            f" {opened}, and the kept epoch was chosen on these very images:"
             " expect less on new ones."
         )
     level, headline = _headline(result)
@@ -70,6 +75,11 @@ def verdict(facts: Facts) -> Verdict:
     if name == "val" and level == "ok":
         return Verdict("val_only", f"{headline}, on validation only", sentence, name)
     return Verdict(level, headline, sentence, name)
+
+
+def has_test_set(counts: Mapping[str, Sequence[int]]) -> bool:
+    """False where the counts by split say that test has no image."""
+    return "test" not in counts or any(counts["test"])
 
 
 def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
