@@ -17,16 +17,8 @@ from PIL import Image
 
 from scanwise.core.errors import DataError
 from scanwise.data import images as module
-from scanwise.data.images import (
-    fit_to_square,
-    image_size,
-    is_grey,
-    plain_depth,
-    promote,
-    read_image,
-    sniff,
-    turn_upright,
-)
+from scanwise.data.images import image_size, read_image, sniff
+from scanwise.data.pixels import fit_to_square, is_grey, plain_depth, promote, turn_upright
 
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (37, 53, 3), np.uint8)

@@ -12,7 +12,8 @@ import torch
 
 from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
-from scanwise.data.images import fit_to_square, read_image
+from scanwise.data.images import read_image
+from scanwise.data.pixels import fit_to_square
 from scanwise.prepare.balance import class_weights, smote
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.prepare.preprocessing import (

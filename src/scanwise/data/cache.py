@@ -27,9 +27,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from scanwise.core.config import Fit
 from scanwise.core.errors import DataError
 from scanwise.core.files import cache_dir, sha256_file, write_text
-from scanwise.data.images import Fit, fit_to_square, image_size, is_grey, promote, read_image
+from scanwise.data.images import image_size, read_image
+from scanwise.data.pixels import fit_to_square, is_grey, promote
 
 READER_VERSION = 1  # raise it when the same file would give other pixels
 STANDARD_SIZES_PX = (28, 32, 48, 64, 96, 128, 160, 192, 224)

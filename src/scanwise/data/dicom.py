@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError
-from scanwise.data.images import check_pixel_count, plain_depth
+from scanwise.data.pixels import check_pixel_count, plain_depth
 
 PIP_LINE = 'pip install "scanwise[dicom]"'
 

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from scanwise.core.config import Fit
 from scanwise.core.errors import ConfigError, DataError, nearest
 from scanwise.core.types import Dataset
 from scanwise.data.arrays import from_arrays
 from scanwise.data.assemble import groups_from_regex
 from scanwise.data.cache import ReadOptions
 from scanwise.data.folders import load_folder
-from scanwise.data.images import Fit, is_image_name
+from scanwise.data.images import is_image_name
 from scanwise.data.manifest import load_manifest
 from scanwise.data.medmnist import find_medmnist, load_medmnist
 from scanwise.data.medmnist_table import MEDMNIST

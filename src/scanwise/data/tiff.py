@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from scanwise.core.errors import DataError
-from scanwise.data.images import (
+from scanwise.data.pixels import (
     ORIENTATION_TAG,
     SLIDE_SUFFIXES,
     check_pixel_count,

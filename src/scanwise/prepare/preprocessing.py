@@ -21,7 +21,7 @@ from torch import Tensor
 from scanwise.core.config import Fit, Settings
 from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
-from scanwise.data.images import fit_to_square, plain_depth, promote
+from scanwise.data.pixels import fit_to_square, plain_depth, promote
 from scanwise.prepare.contrast import Contrast, in_blocks, parse_contrast
 
 FORMAT_VERSION = 1

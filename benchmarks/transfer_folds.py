@@ -1,0 +1,157 @@
+"""What transfer learning is worth on small real data, and what fixed views cost: five folds.
+
+    python benchmarks/transfer_folds.py [--shared ../shared] [--seeds 1] [--only NAME]
+
+ham_287 (dermatoscopy, three classes, grouped by lesion) in five folds of whole lesions; within each
+fold validation is cut from the other four and picks everything, test is scored once. Out-of-fold
+answers are pooled and compared on the same images: paired bootstrap by lesion. `views 15` with 15
+epochs shows every epoch a new view: fresh augmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+import scanwise as sw
+from scanwise.core.types import Dataset, Interval, Split
+from scanwise.data.splits import write_splits
+from scanwise.metrics.evaluate import evaluate_predictions
+from scanwise.metrics.paired import paired_gain
+from scanwise.metrics.predictions import Predictions, make_predictions
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "folds"
+FOLDS = 5
+BACKBONE = "weights/mobilenet_v2_imagenet"
+# Name, flags; the first is what the others are compared with.
+METHODS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("from scratch (default)", {}),
+    ("frozen, views 1", {"views": 1}),
+    ("frozen, views 4", {"views": 4}),
+    ("frozen, views 8", {"views": 8}),
+    ("frozen, fresh views (15)", {"views": 15, "patience": 0}),
+    ("frozen, linear head, lr 1e-3", {"views": 4, "head": "linear", "lr": 1e-3}),
+    ("frozen, lr 1e-3", {"views": 4, "lr": 1e-3}),
+    ("frozen, lr 1e-3, 50 epochs", {"views": 4, "lr": 1e-3, "epochs": 50}),
+)
+
+
+def folds(dataset: Dataset, seed: int) -> list[Split]:
+    """Five splits of whole groups; each image is in test once."""
+    rows = np.arange(len(dataset))
+    groups = np.array(dataset.groups)
+    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    made = []
+    for rest, test in outer.split(rows, dataset.targets, groups):
+        inner = StratifiedGroupKFold(6, shuffle=True, random_state=seed)
+        train, val = next(iter(inner.split(rest, dataset.targets[rest], groups[rest])))
+        made.append(Split(rest[train], rest[val], test, "file", seed))
+    return made
+
+
+def out_of_fold(
+    name: str, flags: dict[str, object], data: Path, backbone: Path, seed: int
+) -> tuple[Predictions, float]:
+    """Pooled test predictions of the five folds, and the seconds of all five runs."""
+    transfer = not name.startswith("from scratch")
+    size = 224 if transfer else None
+    dataset = sw.load(data, group="group", **({"size": size} if size else {}))
+    slug = "".join(c if c.isalnum() else "-" for c in name)
+    settings = dict(flags) | ({"model": f"hf:{backbone}"} if transfer else {})
+    parts, began = [], time.monotonic()
+    for number, split in enumerate(folds(dataset, seed)):
+        folder = RUNS / f"{slug}-seed{seed}-fold{number}"
+        if not (folder / "report.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            csv_path = RUNS / f"seed{seed}-fold{number}.csv"
+            RUNS.mkdir(parents=True, exist_ok=True)
+            write_splits(csv_path, dataset, split)
+            sw.train(
+                str(data), group="group", splits=str(csv_path), seed=seed, output=str(folder),
+                **settings,
+            )  # fmt: skip
+        parts.append(_test_rows(folder, dataset))
+    return _pooled(parts, dataset), time.monotonic() - began
+
+
+def _test_rows(folder: Path, dataset: Dataset) -> list[tuple[str, list[float]]]:
+    with (folder / "predictions.csv").open(encoding="utf-8") as stream:
+        return [
+            (row["sample"], [float(row[f"prob_{name}"]) for name in dataset.class_names])
+            for row in csv.DictReader(stream)
+            if row["split"] == "test"
+        ]
+
+
+def _pooled(parts: list[list[tuple[str, list[float]]]], dataset: Dataset) -> Predictions:
+    answers = {sample: row for part in parts for sample, row in part}
+    assert len(answers) == len(dataset) == sum(len(part) for part in parts)
+    made = make_predictions(
+        dataset.sample_ids,
+        ("test",) * len(dataset),
+        dataset.targets,
+        [answers[sample] for sample in dataset.sample_ids],
+        dataset.class_names,
+    )
+    return replace(made, groups=dataset.groups)
+
+
+def log_loss(part: Predictions) -> np.ndarray:
+    return -np.log(part.probabilities[np.arange(len(part)), part.targets].clip(1e-12))
+
+
+def gain(first: np.ndarray, second: np.ndarray, part: Predictions) -> str:
+    found = paired_gain(first, second, part.targets, groups=part.groups)
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--shared", default=os.environ.get("SCANWISE_SHARED", ROOT.parent / "shared")
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
+    shared = Path(given.shared)
+    data = shared / "data" / "folders" / "ham_287" / "manifest.csv"
+    chosen = [m for m in METHODS if given.only in m[0] or m[0].startswith("from scratch")]
+    lines = [
+        "| method | seed | accuracy | balanced accuracy | AUROC (macro) | log-loss | gain in "
+        "accuracy over scratch, paired | fall of log-loss, paired | seconds for 5 runs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for seed in range(given.seeds):
+        scratch = None
+        for name, flags in chosen:
+            part, seconds = out_of_fold(name, flags, data, shared / BACKBONE, seed)
+            scratch = scratch or part
+            right = [(p.predicted == p.targets).astype(float) for p in (scratch, part)]
+            losses = [log_loss(p) for p in (scratch, part)]
+            found = evaluate_predictions(part, "test")
+            cells = [
+                str(Interval.from_json(found[key]))
+                for key in ("accuracy", "balanced_accuracy", "auroc_macro")
+            ]
+            same = part is scratch
+            lines.append(
+                f"| {name} | {seed} | {' | '.join(cells)} | {losses[1].mean():.3f} | "
+                f"{'' if same else gain(*right, part)} | "
+                f"{'' if same else gain(losses[1], losses[0], part)} | {seconds:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    (RUNS / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
