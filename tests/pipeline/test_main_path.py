@@ -279,6 +279,46 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(discs, tmp_path, monkeyp
         whole.bundle / "model.safetensors"
     ).read_bytes()
     assert cut.metrics["splits"] == whole.metrics["splits"]
+    assert len(cut.test_looks()) == 1
+    main_path.resume(tmp_path / "cut")  # it is finished by now
+    assert len(cut.test_looks()) == 1
+
+
+def test_the_command_is_written_as_it_is_typed(monkeypatch):
+    from scanwise.pipeline.runs import command_line
+
+    for program in ("/usr/bin/scanwise", "/site-packages/scanwise/__main__.py"):
+        monkeypatch.setattr("sys.argv", [program, "train", "my data"])
+        assert command_line() == "scanwise train 'my data'"
+
+
+def test_a_run_that_was_cut_says_how_to_finish_it(disc_run, tmp_path):
+    import shutil
+
+    from scanwise.core.errors import RunError
+    from scanwise.pipeline.train import reevaluate
+
+    folder = tmp_path / "run"
+    shutil.copytree(disc_run.path, folder)
+    shutil.rmtree(folder / "bundle")
+    with pytest.raises(RunError, match="train --resume"):
+        reevaluate(folder)
+
+
+def test_the_plan_counts_steps_as_the_training_does(disc_run):
+    (told,) = [row for row in yaml.safe_load((disc_run.path / "plan.yaml").read_text())
+               if row["setting"] == "batch_size"]  # fmt: skip
+    assert told["value"] == 32
+    history = (disc_run.path / "log.txt").read_text()
+    assert "8/8 - " in history  # 240 / 32, rounded up
+
+    from scanwise.core.config import make_config
+    from scanwise.pipeline.plan import DataFacts, make_plan
+
+    facts = DataFacts(n_images=120, n_train=83, smallest_class=8, from_files=False)
+    _, decisions, _ = make_plan(make_config({}), facts)
+    reason = {decision.setting: decision.reason for decision in decisions}["batch_size"]
+    assert reason == "83 training images: 3 steps an epoch"
 
 
 def test_resume_refuses_changed_data(disc_run, discs, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from scanwise.core.files import write_json, write_text
 from scanwise.report.advice import Situation, options, recommend
 from scanwise.report.blocks import Picture
-from scanwise.report.content import Judgement, report_page
+from scanwise.report.content import Judgement, metrics_page, report_page
 from scanwise.report.data_words import leak_count
 from scanwise.report.diagnosis import diagnose
 from scanwise.report.figures import CAPTIONS, draw_figures, existing_picture
@@ -31,7 +31,7 @@ class ReportFiles:
 
 
 def build_report(run_dir: Path) -> ReportFiles:
-    """Write report.html, report.md, report.json and plots/ of a run, from its files.
+    """Write report.html, .md and .json, metrics.md and plots/ of a run, from its files.
 
     What was not measured is said to be so. Each file is whole or absent; running it again gives the
     same files.
@@ -46,6 +46,8 @@ def build_report(run_dir: Path) -> ReportFiles:
     judged = judge(run)
     page = report_page(run, judged)
     files = ReportFiles(run.path / "report.html", run.path / "report.md", run.path / "report.json")
+    if run.splits:
+        write_text(run.path / "metrics.md", render("metrics.md.j2", {"page": metrics_page(run)}))
     write_json(files.json, report_json(run, judged))
     write_text(files.markdown, render("page.md.j2", {"page": page}))
     write_text(files.html, render("page.html.j2", {"page": page}))
@@ -89,7 +91,11 @@ def _pictures(run: RunFiles, diagnoses: Any) -> dict[str, Picture]:
 
 def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
     """The report for programs: facts, numbers, findings, recommendations."""
-    findings = [*(d.finding for d in judged.diagnoses), *run.data_findings()]
+    findings = [
+        *(d.finding for d in judged.diagnoses),
+        *run.setting_findings(),
+        *run.data_findings(),
+    ]
     return {
         "schema": SCHEMA,
         "run": run.name,

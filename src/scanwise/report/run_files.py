@@ -77,6 +77,10 @@ class RunFiles:
         rows = [*(self.checks.get("findings") or ()), *(self.dataset.get("notes") or ())]
         return tuple(finding_of(row) for row in rows)
 
+    def setting_findings(self) -> tuple[Finding, ...]:
+        """What was said of settings that are allowed but seldom meant."""
+        return tuple(finding_of(row) for row in self.training.get("findings") or ())
+
     def facts(self) -> Facts:
         """What the diagnosis looks at."""
         best = self.training.get("best_epoch")

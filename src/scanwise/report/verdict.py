@@ -68,6 +68,8 @@ def verdict(facts: Facts) -> Verdict:
 
 def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
     skill = str(result.get("skill", "ok"))
+    if skill == "collapsed" and result.get("task") == "multilabel":
+        return "collapsed", "Collapsed: the same labels for nearly every image"
     if skill == "collapsed":
         return "collapsed", "Collapsed: one answer for nearly every image"
     if skill == "no_skill":
