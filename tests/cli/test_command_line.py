@@ -186,6 +186,9 @@ def test_the_demo_folder_goes_all_the_way(tmp_path):
     assert trained.returncode == 0, trained.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["metrics"]["splits"]["test"]["bootstrap"]["unit"] == "group"
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "bootstrap resamples by group" in page
+    assert "Wilson" not in page  # not where whole groups are drawn
     again = scanwise("init", "--demo", "cells", cwd=tmp_path)
     assert_user_error(again, "cells", "--force")
 

@@ -110,6 +110,54 @@ def test_an_edited_prediction_is_named(copied_run):
     assert verify_run(copied_run.path).mismatches
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("verdict", "sentence"), "On 80 test images accuracy is 0.999."),
+        (("split_sha256",), "00"),
+        (("test_looks",), 0),
+        (("training", "best_epoch"), 99),
+        (("findings", 0, "evidence"), "all is well"),
+    ],
+)
+def test_edited_words_of_the_report_are_named(copied_run, keys, value):
+    report = copied_run.read_json("report.json", "")
+    place = report
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    copied_run.write("report.json", report)
+    (bad,) = verify_run(copied_run.path).mismatches
+    assert bad.where == ".".join(map(str, ("report.json", *keys)))
+    assert bad.stated == value
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md", "metrics.md"])
+def test_an_edited_page_is_named(copied_run, name):
+    page = copied_run.path / name
+    page.write_text(page.read_text().replace("0.", "0.9", 1))
+    (bad,) = verify_run(copied_run.path).mismatches
+    assert bad.where == name
+
+
+def test_broken_files_of_a_run_are_named(copied_run):
+    from scanwise.core.errors import ConfigError, IntegrityError, RunError
+
+    table = copied_run.path / "predictions.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[5].split(",")
+    lines[5] = ",".join([*cells[:-1], str(float(cells[-1]) + 0.1)])
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(IntegrityError, match=r"predictions\.csv.*sum to 1"):
+        verify_run(copied_run.path)
+    (copied_run.path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match=r"metrics\.json"):
+        verify_run(copied_run.path)
+    (copied_run.path / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        _ = copied_run.config
+
+
 def test_the_plan_gives_a_reason_for_every_choice(disc_run):
     plan = yaml.safe_load((disc_run.path / "plan.yaml").read_text())
     assert {"model", "lr", "augment", "epochs"} <= {choice["setting"] for choice in plan}

@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from scanwise.core.config import TrainConfig, make_config
+from scanwise.core.config import TrainConfig, make_config, read_yaml_settings
 from scanwise.core.errors import RunError
 from scanwise.core.files import atomic_path, sha256_bytes, write_json, write_yaml
 
@@ -118,7 +116,7 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        return make_config(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        return make_config(read_yaml_settings(self.path / "config.yaml"))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -148,7 +146,12 @@ class Run:
         file = self.path / name
         if not file.is_file():
             raise RunError(f"{self.path} has no {name}: {why_missing}.")
-        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            loaded = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"can't read {file}: {error}.") from error
+        if not isinstance(loaded, dict):
+            raise RunError(f"{file} must hold an object, not {type(loaded).__name__}.")
         return loaded
 
     def write_settings(self, config: TrainConfig, plan: list[dict[str, Any]]) -> None:
