@@ -77,8 +77,8 @@ def _edited_words(run: Run, report: dict[str, Any]) -> list[Mismatch]:
     hashes = report.get("sha256") or {}
     found = []
     if hashes.get("report.json") != said_sha256(report):
-        stated = {key: value for key, value in report.items() if key not in ("sha256", "files")}
-        found = _edited("report.json", stated, restate(run.path))
+        truth = restate(run.path)
+        found = _edited("report.json", {key: report.get(key) for key in truth}, truth)
         found = found or [Mismatch("report.json", "edited", "`scanwise report RUN` writes it")]
     for name in PAGES:
         file = run.path / name

@@ -65,10 +65,13 @@ def said_sha256(said: Mapping[str, Any]) -> str:
 
 
 def restate(run_dir: Path) -> dict[str, Any]:
-    """What report.json must say by the other files of the run; figures and hashes left out."""
+    """What report.json must say by the other files of the run.
+
+    Without the figures and hashes, and the run's name: its folder may have been moved.
+    """
     run = read_run(run_dir)
     said = json.loads(json.dumps(report_json(run, judge(run, draw=False))))
-    return {key: value for key, value in said.items() if key != "files"}
+    return {key: value for key, value in said.items() if key not in ("run", "files")}
 
 
 def judge(run: RunFiles, *, draw: bool = True) -> Judgement:
