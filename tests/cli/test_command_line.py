@@ -66,7 +66,10 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["train", "--epochs", "3"], ["name the data", "demo:cells"]),
         (["train", "x.npz", "--epocs", "3"], ["--epochs"]),
+        (["train", "x.npz", "--preset", "meduim"], ["meduim", "Did you mean 'medium'?"]),
+        (["train", "x.npz", "--output", f"{__file__}/run"], ["--output", "is a file"]),
         (["train", "x.npz", "--optimizer", "adm"], ["optimizer", "adm", "adam"]),
         (["train", "x.npz", "--epochs", "0"], ["epochs", "0"]),
         (["train", "x.npz", "--epochs", "many"], ["epochs", "many"]),
@@ -183,8 +186,32 @@ def test_the_demo_folder_goes_all_the_way(tmp_path):
     assert trained.returncode == 0, trained.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["metrics"]["splits"]["test"]["bootstrap"]["unit"] == "group"
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "bootstrap resamples by group" in page
+    assert "Wilson" not in page  # not where whole groups are drawn
     again = scanwise("init", "--demo", "cells", cwd=tmp_path)
     assert_user_error(again, "cells", "--force")
+
+
+def test_a_runs_folder_that_can_not_be_made_is_one_message(discs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").touch()
+    monkeypatch.chdir(tmp_path)
+    done = in_process(capsys, "train", str(discs), "--model", "mlp:4", "--epochs", "1")
+    assert_user_error(done, "runs is a file", "--output")
+
+
+def test_a_sigmoid_for_exclusive_classes_is_allowed_and_told(discs, tmp_path):
+    done = scanwise(
+        "train", str(discs), "--model", "mlp:4", "--epochs", "1", "--output", "run",
+        "--output-activation", "sigmoid", "--batch-size", "100", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "L101" in done.stderr
+    assert "58.02" in done.stderr
+    assert "1 epoch done" in done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "L101" in {finding["code"] for finding in report["findings"]}
+    assert "58.02" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_debug_keeps_the_traceback(tmp_path):

@@ -384,11 +384,20 @@ def test_labels_that_rank_by_chance_have_no_skill() -> None:
     assert _evaluate(rng.random((500, 3)), targets, "multilabel")["skill"] == "no_skill"
     quiet = _evaluate(rng.random((500, 3)) * 0.3, targets, "multilabel")
     assert quiet["skill"] == "collapsed"
-    # Ranks well, but never passes the threshold: not collapsed, and told.
-    probabilities, _ = _labels()
+    assert "is not above chance" in quiet["skill_reason"]
+
+
+def test_labels_that_are_never_named_have_collapsed_however_well_they_rank() -> None:
+    probabilities, targets = _labels()
     shy = _evaluate(probabilities * 0.45, targets, "multilabel")
-    assert shy["skill"] == "ok"
-    assert "at threshold 0.5 100.0% of images get one and the same answer" in shy["skill_reason"]
+    assert shy["skill"] == "collapsed"
+    assert shy["auroc_macro"]["ci95"][0] > 0.5
+    for words in ("at threshold 0.5 100.0% of images get the answer 'none'", "only the ranking"):
+        assert words in shy["skill_reason"]
+    # Where nearly every image truly has no label, naming none is no collapse.
+    rare = np.zeros_like(targets)
+    rare[:8, 0] = 1
+    assert _evaluate(0.3 * rare + 0.1, rare, "multilabel")["skill"] != "collapsed"
 
 
 def test_ordinal_adds_grades() -> None:

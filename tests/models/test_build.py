@@ -46,7 +46,7 @@ def test_spec_is_spelled_in_full(spec, full):
     ("spec", "said"),
     [
         ("resnet81", "did you mean 'resnet18'"),
-        ("simplecnn", "'simple_cnn'"),
+        ("simplecn", "'simple_cnn'"),
         ("ResNet-50", "'resnet50'"),
         ("zzz", "choose one of"),
         ("", "choose one of"),
@@ -273,3 +273,15 @@ def test_buffers_and_modes_survive_a_module_that_fails():
 def test_options_of_named_networks_are_refused_with_an_own_module():
     with pytest.raises(ModelError, match="inside your own"):
         as_model(Own(), **WANTED, dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("simplecnn", "simple_cnn"),
+        ("rescnn", "advanced_cnn:residual"),
+        ("secnn", "advanced_cnn:se"),
+    ],
+)
+def test_the_seeds_names_of_the_small_networks(name: str, meant: str) -> None:
+    assert check_model_spec(name).text == check_model_spec(meant).text

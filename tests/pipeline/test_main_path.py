@@ -110,6 +110,54 @@ def test_an_edited_prediction_is_named(copied_run):
     assert verify_run(copied_run.path).mismatches
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("verdict", "sentence"), "On 80 test images accuracy is 0.999."),
+        (("split_sha256",), "00"),
+        (("test_looks",), 0),
+        (("training", "best_epoch"), 99),
+        (("findings", 0, "evidence"), "all is well"),
+    ],
+)
+def test_edited_words_of_the_report_are_named(copied_run, keys, value):
+    report = copied_run.read_json("report.json", "")
+    place = report
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    copied_run.write("report.json", report)
+    (bad,) = verify_run(copied_run.path).mismatches
+    assert bad.where == ".".join(map(str, ("report.json", *keys)))
+    assert bad.stated == value
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md", "metrics.md"])
+def test_an_edited_page_is_named(copied_run, name):
+    page = copied_run.path / name
+    page.write_text(page.read_text().replace("0.", "0.9", 1))
+    (bad,) = verify_run(copied_run.path).mismatches
+    assert bad.where == name
+
+
+def test_broken_files_of_a_run_are_named(copied_run):
+    from scanwise.core.errors import ConfigError, IntegrityError, RunError
+
+    table = copied_run.path / "predictions.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[5].split(",")
+    lines[5] = ",".join([*cells[:-1], str(float(cells[-1]) + 0.1)])
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(IntegrityError, match=r"predictions\.csv.*sum to 1"):
+        verify_run(copied_run.path)
+    (copied_run.path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match=r"metrics\.json"):
+        verify_run(copied_run.path)
+    (copied_run.path / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        _ = copied_run.config
+
+
 def test_the_plan_gives_a_reason_for_every_choice(disc_run):
     plan = yaml.safe_load((disc_run.path / "plan.yaml").read_text())
     assert {"model", "lr", "augment", "epochs"} <= {choice["setting"] for choice in plan}
@@ -279,6 +327,46 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(discs, tmp_path, monkeyp
         whole.bundle / "model.safetensors"
     ).read_bytes()
     assert cut.metrics["splits"] == whole.metrics["splits"]
+    assert len(cut.test_looks()) == 1
+    main_path.resume(tmp_path / "cut")  # it is finished by now
+    assert len(cut.test_looks()) == 1
+
+
+def test_the_command_is_written_as_it_is_typed(monkeypatch):
+    from scanwise.pipeline.runs import command_line
+
+    for program in ("/usr/bin/scanwise", "/site-packages/scanwise/__main__.py"):
+        monkeypatch.setattr("sys.argv", [program, "train", "my data"])
+        assert command_line() == "scanwise train 'my data'"
+
+
+def test_a_run_that_was_cut_says_how_to_finish_it(disc_run, tmp_path):
+    import shutil
+
+    from scanwise.core.errors import RunError
+    from scanwise.pipeline.train import reevaluate
+
+    folder = tmp_path / "run"
+    shutil.copytree(disc_run.path, folder)
+    shutil.rmtree(folder / "bundle")
+    with pytest.raises(RunError, match="train --resume"):
+        reevaluate(folder)
+
+
+def test_the_plan_counts_steps_as_the_training_does(disc_run):
+    (told,) = [row for row in yaml.safe_load((disc_run.path / "plan.yaml").read_text())
+               if row["setting"] == "batch_size"]  # fmt: skip
+    assert told["value"] == 32
+    history = (disc_run.path / "log.txt").read_text()
+    assert "8/8 - " in history  # 240 / 32, rounded up
+
+    from scanwise.core.config import make_config
+    from scanwise.pipeline.plan import DataFacts, make_plan
+
+    facts = DataFacts(n_images=120, n_train=83, smallest_class=8, from_files=False)
+    _, decisions, _ = make_plan(make_config({}), facts)
+    reason = {decision.setting: decision.reason for decision in decisions}["batch_size"]
+    assert reason == "83 training images: 3 steps an epoch"
 
 
 def test_resume_refuses_changed_data(disc_run, discs, tmp_path):

@@ -374,3 +374,27 @@ def test_nested_settings_are_flat_rows(make_run: Callable[..., Path]) -> None:
     markdown = read(folder, "report.md")
     assert "| contrast.kind | clahe |" in markdown
     assert "| mean | 0.123457 |" in markdown
+
+
+def test_metrics_md_holds_every_metric_of_both_splits(good_run: Path) -> None:
+    text = (good_run / "metrics.md").read_text(encoding="utf-8")
+    metrics = json.loads((good_run / "metrics.json").read_text(encoding="utf-8"))
+    for split in ("val", "test"):
+        for name in ("accuracy", "specificity_macro", "recall_weighted", "mcc", "kappa"):
+            entry = metrics["splits"][split][name]
+            low, high = entry["ci95"]
+            assert f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]" in text, (split, name)
+    for words in ("n=400", "Sensitivity (recall)", "discocyte", "(macro)", "(weighted)"):
+        assert words in text
+
+
+def test_labels_that_are_never_named_are_a_red_banner(make_run, sim) -> None:
+    folder = make_run(sim.Simulated(task="multilabel", shares=(0.3, 0.2, 0.1, 0.1)))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for part in metrics["splits"].values():
+        part |= {"skill": "collapsed", "skill_reason": "no label is ever named"}
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    page = build_report(folder).html.read_text(encoding="utf-8")
+    assert "COLLAPSED" in page
+    assert "the same labels for nearly every image" in page
+    assert "Do not use its yes and no" in page

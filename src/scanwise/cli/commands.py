@@ -178,6 +178,11 @@ def gather_settings(data: str | None, flags: dict[str, Any], config: Path | None
     values |= flags
     if data is not None:
         values["data"] = data
+    if "data" not in values:
+        raise ConfigError(
+            "name the data: a class folder, .csv, .npz, medmnist:NAME or demo:NAME, as in "
+            "`scanwise train demo:cells`."
+        )
     return make_config(values)
 
 

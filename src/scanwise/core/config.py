@@ -201,7 +201,10 @@ def _complaint(item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if not where:
         return message
-    return f"{where}={item['input']!r}: {message[0].lower()}{message[1:].rstrip('.')}."
+    known = re.findall(r"'([^']+)'", item.get("ctx", {}).get("expected", ""))
+    close = difflib.get_close_matches(str(item["input"]), known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{where}={item['input']!r}: {message[0].lower()}{message[1:].rstrip('.')}.{hint}"
 
 
 def read_yaml_settings(path: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def evaluate_split(
     prior = make_prior(truth, k, task, train_counts, train_images)
     trivial = trivial_baselines(truth, names, task, prior)
     if task == "multilabel":
-        verdict = judge_labels(scored.predicted, truth, headline, trivial)
+        verdict = judge_labels(scored.predicted, truth, names, headline, trivial)
     else:
         verdict = judge_classes(scored.predicted, truth, names, headline, trivial)
     units = judged.units(np.ones(n, dtype=bool))

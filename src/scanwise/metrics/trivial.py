@@ -186,30 +186,33 @@ def judge_classes(
 def judge_labels(
     predicted: Ints,
     targets: Ints,
+    class_names: tuple[str, ...],
     headline: Mapping[str, Interval],
     trivial: Mapping[str, Any],
 ) -> Verdict:
     """Verdict on a model that decides labels one by one.
 
-    Rare labels seldom pass 0.5, so an honest model may answer "none" nearly always and still rank
-    well: it has collapsed only if the ranking (macro AUROC) is not above chance either.
+    collapsed: at least 95 % of images get one and the same set of labels (mostly none), which
+    95 % of them don't have. Rare labels seldom pass 0.5, so such a model may still rank well; the
+    reason then says that only its ranking is above chance.
+    no_skill: the ranking (macro AUROC, 95 % bound) is not above chance.
     """
     best = max(float(trivial[name]["accuracy"]) for name in ("majority", "all_negative"))
     accuracy, auroc = headline["accuracy"], headline["auroc_macro"]
     above = _low(accuracy) > best
-    share, true_share = _favourite_set(predicted, targets)
-    one_answer = share >= COLLAPSED_SHARE > true_share
-    if _low(auroc) <= 0.5:
-        reason = f"macro AUROC {auroc} is not above chance (0.500)"
-        if one_answer:
-            return Verdict(
-                "collapsed", f"{share:.1%} of images get one answer, and {reason}", above
-            )
-        return Verdict("no_skill", reason, above)
+    ranks = _low(auroc) > 0.5
+    answer, share, true_share = _favourite_set(predicted, targets, class_names)
+    if share >= COLLAPSED_SHARE > true_share:
+        reason = (
+            f"at threshold 0.5 {share:.1%} of images get the answer {answer}, which "
+            f"{true_share:.1%} truly are; macro AUROC {auroc}"
+        )
+        rest = ": only the ranking is above chance" if ranks else " is not above chance (0.500)"
+        return Verdict("collapsed", reason + rest, above)
+    if not ranks:
+        return Verdict("no_skill", f"macro AUROC {auroc} is not above chance (0.500)", above)
     reason = f"macro AUROC {auroc} is above chance (0.500)"
-    if one_answer:
-        reason += f", but at threshold 0.5 {share:.1%} of images get one and the same answer"
-    elif not above:
+    if not above:
         reason += f", but exact match {accuracy} is not above the trivial answer ({best:.3f})"
     return Verdict("ok", reason, above)
 
@@ -218,11 +221,16 @@ def _low(interval: Interval) -> float:
     return -np.inf if interval.low is None else interval.low
 
 
-def _favourite_set(predicted: Ints, targets: Ints) -> tuple[float, float]:
-    """Share of predictions that are the most frequent set of labels, and its share of the truth."""
+def _favourite_set(
+    predicted: Ints, targets: Ints, class_names: tuple[str, ...]
+) -> tuple[str, float, float]:
+    """The most frequent set of labels, its share of predictions, and its share of the truth."""
     sets, counts = np.unique(predicted, axis=0, return_counts=True)
     favourite = sets[counts.argmax()]
-    return float(counts.max() / len(predicted)), float((targets == favourite).all(axis=1).mean())
+    names = [name for name, chosen in zip(class_names, favourite, strict=True) if chosen]
+    answer = f"'{', '.join(names)}'" if names else "'none' (no label at all)"
+    true_share = float((targets == favourite).all(axis=1).mean())
+    return answer, float(counts.max() / len(predicted)), true_share
 
 
 def _constant_class(targets: Ints, chosen: int, k: int, task: Task) -> dict[str, float | None]:

@@ -103,6 +103,12 @@ MODELS: dict[str, ModelEntry] = {
         notes=specs.note_strides,
     ),
 }
+# The small networks of seed S1 by the names that it gives them.
+OTHER_NAMES = {
+    "simplecnn": "simple_cnn",
+    "rescnn": "advanced_cnn:residual",
+    "secnn": "advanced_cnn:se",
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def check_model_spec(
         ModelError: Unknown name (with the nearest ones), bad options (with the grammar), images
             too small (with the least size), or a head or activation that the network can't have.
     """
-    name, _, options = spec.strip().partition(":")
+    name, _, options = OTHER_NAMES.get(spec.strip(), spec.strip()).partition(":")
     if name not in MODELS:
         raise ModelError(_unknown(name))
     entry = MODELS[name]

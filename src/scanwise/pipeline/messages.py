@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scanwise.core.types import Dataset, Split
+from scanwise.core.types import Dataset, Finding, Split
 from scanwise.data.checks import CheckReport
 from scanwise.models.build import ModelInfo
 from scanwise.pipeline.plan import Decision
@@ -78,5 +79,9 @@ class Messages:
         self.say(f"Preprocessing: {prepared.preprocessing.describe()}")
         described = prepared.augmentation.augmentation.describe()
         self.say(f"Augmentation ({prepared.augmentation.name}): {described}")
-        for finding in prepared.findings:
+        self.findings(prepared.findings)
+
+    def findings(self, findings: Iterable[Finding]) -> None:
+        """Each with its advice, on one line."""
+        for finding in findings:
             self.say(f"{finding.severity}: {finding.code} {finding.evidence} {finding.advice}")

@@ -218,8 +218,8 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
     name = model.split(":")[0]
     epochs = min(60, max(15, math.ceil(IMAGES_SHOWN / facts.n_train)))
     batch = 32 if facts.n_train < 500 else 64 if facts.n_train < 2000 else 128
+    steps = math.ceil(facts.n_train / (config.batch_size or batch))
     lr = 4e-3 if name == "small_resnet" else 1e-3
-    steps = math.ceil(facts.n_train / batch)
     return {
         "model": (DEFAULT_MODEL, "small residual network made for small images and CPUs"),
         "epochs": (
@@ -228,7 +228,7 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
         ),
         "batch_size": (
             batch,
-            f"{facts.n_train} training images: about {steps} step{'s'[: steps != 1]} an epoch",
+            f"{facts.n_train:,} training images: {steps} step{'' if steps == 1 else 's'} an epoch",
         ),
         "lr": (lr, f"peak of the one-cycle schedule for {name}"),
         "dropout": (0.2, "before the last layer"),

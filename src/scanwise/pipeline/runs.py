@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scanwise.core.config import TrainConfig, make_config
+from scanwise.core.config import TrainConfig, make_config, read_yaml_settings
 from scanwise.core.errors import RunError
 from scanwise.core.files import atomic_path, sha256_bytes, write_json, write_yaml
 
@@ -33,11 +34,11 @@ def new_run_dir(config: TrainConfig, data_name: str, model_name: str) -> Path:
         check_output_free(folder, config.force)
         if folder.exists() and any(folder.iterdir()):
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, exist_ok=True)
         return folder
     slug = re.sub(r"[^\w.]+", "-", f"{data_name}-{model_name}").strip("-").lower()
     base = Path("runs")
-    base.mkdir(exist_ok=True)
+    _make(base, exist_ok=True)
     taken = [
         int(found.group(1))
         for path in base.iterdir()
@@ -47,19 +48,44 @@ def new_run_dir(config: TrainConfig, data_name: str, model_name: str) -> Path:
     while True:
         folder = base / f"{slug}-{number:03d}"
         try:
-            folder.mkdir()
+            _make(folder)
         except FileExistsError:  # another run took the number meanwhile
             number += 1
         else:
             return folder
 
 
-def check_output_free(folder: Path, force: bool) -> None:
-    """Refuse an --output that would overwrite something.
+def _make(folder: Path, *, exist_ok: bool = False) -> None:
+    """Make a folder.
 
     Raises:
-        RunError: If the folder is a file, or holds files and `force` is off or it is no run folder.
+        RunError: If it can't be made.
+        FileExistsError: If it exists, without `exist_ok`.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if exist_ok:
+            raise RunError(f"{folder} is a file; name a new folder with --output.") from None
+        raise
+    except OSError as error:
+        raise RunError(
+            f"can't make the folder {folder}: {error.strerror}; choose another --output."
+        ) from error
+
+
+def check_output_free(folder: Path, force: bool) -> None:
+    """Refuse an --output that would overwrite something or can't be made.
+
+    Raises:
+        RunError: If the folder is a file, or holds files and `force` is off or it is no run folder,
+            or nothing can be written there.
+    """
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if above != folder and not above.is_dir():
+        raise RunError(f"--output {folder}: {above} is a file; name a new folder.")
+    if not os.access(above, os.W_OK):
+        raise RunError(f"--output {folder}: {above} can't be written to; choose another --output.")
     if folder.is_file():
         raise RunError(f"--output {folder} is a file; name a new folder.")
     if not folder.exists() or not any(folder.iterdir()):
@@ -92,7 +118,7 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        return make_config(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        return make_config(read_yaml_settings(self.path / "config.yaml"))
 
     @property
     def plan(self) -> list[dict[str, Any]]:
@@ -130,7 +156,12 @@ class Run:
         file = self.path / name
         if not file.is_file():
             raise RunError(f"{self.path} has no {name}: {why_missing}.")
-        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            loaded = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"can't read {file}: {error}.") from error
+        if not isinstance(loaded, dict):
+            raise RunError(f"{file} must hold an object, not {type(loaded).__name__}.")
         return loaded
 
     def write_settings(self, config: TrainConfig, plan: list[dict[str, Any]]) -> None:
@@ -188,5 +219,6 @@ class Run:
 def command_line() -> str:
     """The command as typed, with the program's path shortened to its name."""
     program, *arguments = sys.argv or ["python"]
-    name = Path(program).name
+    path = Path(program)
+    name = path.parent.name if path.name == "__main__.py" else path.name  # python -m scanwise
     return " ".join([name, *(f"'{word}'" if " " in word else word for word in arguments)])

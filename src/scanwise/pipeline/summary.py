@@ -8,6 +8,7 @@ from typing import Any
 
 from scanwise.core.types import Interval
 from scanwise.pipeline.runs import Run
+from scanwise.report.verdict import caution_text
 
 HEADLINES = (
     ("accuracy", "accuracy"),
@@ -25,11 +26,11 @@ def run_summary(run: Run) -> str:
     lines = ["", *_verdict(report["verdict"]), ""]
     for title, part in _parts(metrics):
         lines.append(f"{title} (n = {part['n']:,}), with 95 % intervals")
+        exact = {"accuracy": "exact match"} if part.get("task") == "multilabel" else {}
         for words, key in HEADLINES:
-            lines.append(f"  {words:<18} {_text(part[key])}")
+            lines.append(f"  {exact.get(key, words):<18} {_text(part[key])}")
         lines.append(f"  {'trivial':<18} {_trivial(part['trivial'])}")
-        caution = part["accuracy"].get("note")
-        if caution:
+        if caution := caution_text(part):
             lines.append(f"  caution: {caution}")
     if "test" not in metrics["splits"]:
         command = shlex.join(["scanwise", "evaluate", str(run.path)])
@@ -76,7 +77,11 @@ def _trivial(trivial: dict[str, Any]) -> str:
     """Every trivial baseline's accuracy in one line."""
     found = []
     for name, values in trivial.items():
-        if isinstance(values, dict) and isinstance(values.get("accuracy"), int | float):
-            of_class = f" ('{values['class']}')" if "class" in values else ""
-            found.append(f"{name}{of_class} {values['accuracy']:.3f}")
+        if not isinstance(values, dict) or not isinstance(values.get("accuracy"), int | float):
+            continue
+        if name == "majority" and values.get("labels") == []:
+            continue  # no label that most images have: the same as all_negative
+        said = values.get("class") or ", ".join(values.get("labels") or ())
+        words = "all-negative" if name == "all_negative" else name
+        found.append(f"{words}{f' ({said!r})' if said else ''} {values['accuracy']:.3f}")
     return "accuracy of " + ", ".join(found) if found else "not measured"

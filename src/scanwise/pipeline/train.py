@@ -14,9 +14,9 @@ from torch import nn
 from scanwise import __version__
 from scanwise.core.commands import with_commands
 from scanwise.core.config import TrainConfig
-from scanwise.core.errors import ConfigError, SplitError
+from scanwise.core.errors import ConfigError, RunError, SplitError
 from scanwise.core.runtime import environment
-from scanwise.core.types import Dataset, Split
+from scanwise.core.types import Dataset, Finding, Split, Task
 from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
 from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
@@ -153,6 +153,9 @@ def resume(path: Path) -> Run:
         dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
     )
     report.raise_if_stopped()
+    if all((run.path / name).exists() for name in ("bundle", "metrics.json", "report.json")):
+        say.say(f"{run.path} is finished: nothing to resume, and test is not opened again.")
+        return run
     say.write_to(run)
     config, backbone = with_backbone(config)
     trained = fit_model(
@@ -173,6 +176,11 @@ def resume(path: Path) -> Run:
 def reevaluate(path: Path) -> Run:
     """Score validation and test again with the run's bundle; the look goes into the test ledger."""
     run = Run.open(path)
+    if not run.bundle.is_dir():
+        raise RunError(
+            f"{path} has no bundle: its training was interrupted. `scanwise train --resume {path}` "
+            "finishes it."
+        )
     config = run.config.model_copy(update={"no_test": False})
     dataset, split = _reload(run, config)
     bundle = Bundle.from_pretrained(run.path)
@@ -398,6 +406,7 @@ def fit_model(
         _write_pictures(run, dataset, split, prepared)
     if say is not None:
         say.training(prepared, info, describe_device(device))
+        say.findings(_loss_findings(config, dataset.task, prepared))
     baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
     result = fit(
         network,
@@ -608,13 +617,11 @@ def _training_facts(
     """training.json: what was trained and how it ended."""
     result, prepared = trained.result, trained.prepared
     weights = prepared.class_weights
-    about_loss = loss_findings(
-        task=dataset.task,
-        loss=config.loss,
-        class_weights=weights is not None,
-        output_activation=config.output_activation,
+    findings = with_commands(
+        [*prepared.findings, *_loss_findings(config, dataset.task, prepared)],
+        config.model_dump(),
+        run.plan,
     )
-    findings = with_commands([*prepared.findings, *about_loss], config.model_dump(), run.plan)
     return {
         "model": trained.info.spec,
         "parameters": {
@@ -647,3 +654,12 @@ def _feature_notes(trained: Trained) -> list[str]:
     if trained.features is None:
         return []
     return [trained.features.describe(), *(stage.describe() for stage in trained.stages)]
+
+
+def _loss_findings(config: TrainConfig, task: Task, prepared: Prepared) -> tuple[Finding, ...]:
+    return loss_findings(
+        task=task,
+        loss=config.loss,
+        class_weights=prepared.class_weights is not None,
+        output_activation=config.output_activation,
+    )

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanwise.core.errors import RunError
+from scanwise.core.errors import DataError, IntegrityError, RunError
 from scanwise.core.files import sha256_file
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.verify import Mismatch, verify_metrics
 from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.runs import Run
+from scanwise.report.build import PAGES, restate, said_sha256
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Verification:
     def text(self) -> str:
         if not self.mismatches:
             return f"{self.run}: all {self.checked} numbers follow from predictions.csv."
-        lines = [f"{self.run}: {len(self.mismatches)} of {self.checked} numbers differ:"]
+        lines = [f"{self.run}: {len(self.mismatches)} of {self.checked} numbers and words differ:"]
         lines += [
             f"  {bad.where}: stated {bad.stated}, recomputed {bad.recomputed}"
             for bad in self.mismatches
@@ -47,14 +48,19 @@ def verify_run(path: Path) -> Verification:
     """Recompute metrics.json from predictions.csv and splits.csv; compare report.json with it.
 
     Raises:
-        RunError: If the run was never evaluated.
+        RunError: If the run was never evaluated, or a file of it can't be read.
+        IntegrityError: If predictions.csv is no longer a table of probabilities.
     """
     run = Run.open(path)
     metrics = run.metrics
     splits_csv = run.path / "splits.csv"
     if not splits_csv.is_file():
         raise RunError(f"{run.path} has no splits.csv; copy the whole run folder.")
-    predictions = read_predictions(run.path / "predictions.csv", splits_csv)
+    report = run.read_json("report.json", "`scanwise report RUN` writes it")
+    try:
+        predictions = read_predictions(run.path / "predictions.csv", splits_csv)
+    except DataError as error:
+        raise IntegrityError(f"predictions are not as they were written: {error}") from error
     found = list(
         verify_metrics(
             predictions,
@@ -63,10 +69,30 @@ def verify_run(path: Path) -> Verification:
             baselines=read_baselines(run, predictions),
         )
     )
-    stated = run.read_json("report.json", "`scanwise report RUN` writes it").get("metrics")
-    if stated != metrics:
-        found += _edited("report.json.metrics", stated, metrics)
+    known = {f"report.json.metrics.{bad.where}" for bad in found}
+    differing = _edited("report.json.metrics", report.get("metrics"), metrics)
+    found += [bad for bad in differing if bad.where not in known]
+    if not found:  # else the words of the report differ too, and that is no news
+        found += _edited_words(run, report)
     return Verification(run.path, tuple(found), _count_numbers(metrics))
+
+
+def _edited_words(run: Run, report: dict[str, Any]) -> list[Mismatch]:
+    """What was edited by hand in report.json, and which page is not the one that was written.
+
+    The report's own hash comes first: words may change from one version of scanwise to the next.
+    """
+    hashes = report.get("sha256") or {}
+    found = []
+    if hashes.get("report.json") != said_sha256(report):
+        truth = restate(run.path)
+        found = _edited("report.json", {key: report.get(key) for key in truth}, truth)
+        found = found or [Mismatch("report.json", "edited", "`scanwise report RUN` writes it")]
+    for name in PAGES:
+        file = run.path / name
+        if name in hashes and (not file.is_file() or sha256_file(file) != hashes[name]):
+            found.append(Mismatch(name, "edited", "`scanwise report RUN` writes it anew"))
+    return found
 
 
 def _edited(where: str, stated: Any, truth: Any) -> list[Mismatch]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scanwise.core.files import write_json, write_text
+from scanwise.core.files import sha256_bytes, sha256_file, write_json, write_text
 from scanwise.report.advice import Situation, options, recommend
 from scanwise.report.blocks import Picture
-from scanwise.report.content import Judgement, report_page
+from scanwise.report.content import Judgement, metrics_page, report_page
 from scanwise.report.data_words import leak_count
 from scanwise.report.diagnosis import diagnose
 from scanwise.report.figures import CAPTIONS, draw_figures, existing_picture
@@ -19,6 +20,7 @@ from scanwise.report.run_files import RunFiles, read_run
 from scanwise.report.verdict import verdict
 
 SCHEMA = 1
+PAGES = ("report.html", "report.md", "metrics.md")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ReportFiles:
 
 
 def build_report(run_dir: Path) -> ReportFiles:
-    """Write report.html, report.md, report.json and plots/ of a run, from its files.
+    """Write report.html, .md and .json, metrics.md and plots/ of a run, from its files.
 
     What was not measured is said to be so. Each file is whole or absent; running it again gives the
     same files.
@@ -46,13 +48,33 @@ def build_report(run_dir: Path) -> ReportFiles:
     judged = judge(run)
     page = report_page(run, judged)
     files = ReportFiles(run.path / "report.html", run.path / "report.md", run.path / "report.json")
-    write_json(files.json, report_json(run, judged))
+    if run.splits:
+        write_text(run.path / "metrics.md", render("metrics.md.j2", {"page": metrics_page(run)}))
     write_text(files.markdown, render("page.md.j2", {"page": page}))
     write_text(files.html, render("page.html.j2", {"page": page}))
+    said = report_json(run, judged)
+    hashes = {name: sha256_file(run.path / name) for name in PAGES if (run.path / name).is_file()}
+    write_json(files.json, said | {"sha256": hashes | {"report.json": said_sha256(said)}})
     return files
 
 
-def judge(run: RunFiles) -> Judgement:
+def said_sha256(said: Mapping[str, Any]) -> str:
+    """Hash of report.json's content, its own hashes left out."""
+    content = {key: value for key, value in said.items() if key != "sha256"}
+    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def restate(run_dir: Path) -> dict[str, Any]:
+    """What report.json must say by the other files of the run.
+
+    Without the figures and hashes, and the run's name: its folder may have been moved.
+    """
+    run = read_run(run_dir)
+    said = json.loads(json.dumps(report_json(run, judge(run, draw=False))))
+    return {key: value for key, value in said.items() if key not in ("run", "files")}
+
+
+def judge(run: RunFiles, *, draw: bool = True) -> Judgement:
     """Diagnose, advise and draw."""
     facts = run.facts()
     diagnoses = diagnose(facts)
@@ -73,7 +95,7 @@ def judge(run: RunFiles) -> Judgement:
         diagnoses=diagnoses,
         recommendations=recommend(situation),
         options=options(situation),
-        pictures=_pictures(run, diagnoses),
+        pictures=_pictures(run, diagnoses) if draw else {},
     )
 
 
@@ -92,7 +114,7 @@ def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
     """The report for programs: facts, numbers, findings, recommendations."""
     findings = [
         *(d.finding for d in judged.diagnoses),
-        *run.training_findings(),
+        *run.setting_findings(),
         *run.data_findings(),
     ]
     return {

@@ -89,6 +89,19 @@ def report_page(run: RunFiles, judged: Judgement) -> Page:
     )
 
 
+def metrics_page(run: RunFiles) -> Page:
+    """metrics.json as tables: every split overall and by class, the trivial answers beside."""
+    sections = []
+    for name, result in run.splits.items():
+        blocks = [metrics_table(run, name, result), per_class_table(run, name, result)]
+        sections.append(Section(SPLIT_TITLES[name], without_nothing(blocks)))
+    if run.clean_test:
+        title = "Test without the images that also lie in train"
+        table = metrics_table(run, "test", run.clean_test, title=title)
+        sections.append(Section(title, (table,)))
+    return Page(f"Metrics of {run.name}", run.name, "unsure", "", "", sections=tuple(sections))
+
+
 # The first screen.
 
 
@@ -96,7 +109,8 @@ def banners(run: RunFiles, verdict: Verdict) -> tuple[Banner, ...]:
     """What must be seen before any number."""
     found = []
     if verdict.level == "collapsed":
-        found.append(Banner("stop", "COLLAPSED", _skill_reason(run) + " Do not use this model."))
+        what = "its yes and no" if run.task == "multilabel" else "this model"
+        found.append(Banner("stop", "COLLAPSED", f"{_skill_reason(run)} Do not use {what}."))
     if verdict.level == "no_skill":
         found.append(Banner("stop", "NO SKILL", _skill_reason(run) + " Do not use this model."))
     if run.metrics.get("leaky"):
@@ -228,7 +242,7 @@ def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     history = run.history
     if history is None:
         return (Paragraph("Training performance: not available (the run has no history.csv)."),)
-    findings = (*(d.finding for d in judged.diagnoses), *run.training_findings())
+    findings = (*(d.finding for d in judged.diagnoses), *run.setting_findings())
     return without_nothing(
         [
             FactList(_training_facts(run, history)),

@@ -114,7 +114,8 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (
         f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) "
-        f"over epochs {_epochs(history)} and train accuracy is {accuracy:.3f}{beside}."
+        f"over epochs {_epochs(history)} and train accuracy is {accuracy:.3f}{beside} "
+        "(means of the last epochs)."
     )
     return _diagnosis(
         "T002", "warning", evidence, "More epochs, a larger network or a higher rate."

@@ -77,8 +77,8 @@ class RunFiles:
         rows = [*(self.checks.get("findings") or ()), *(self.dataset.get("notes") or ())]
         return tuple(finding_of(row) for row in rows)
 
-    def training_findings(self) -> tuple[Finding, ...]:
-        """What the choice of balance, augmentation and loss gave reason to say."""
+    def setting_findings(self) -> tuple[Finding, ...]:
+        """What was said of settings that are allowed but seldom meant."""
         return tuple(finding_of(row) for row in self.training.get("findings") or ())
 
     def facts(self) -> Facts:

@@ -121,12 +121,11 @@ def _trivial_cell(answer: Mapping[str, Any], metric: str) -> str:
 
 def _metrics_note(run: RunFiles, result: Mapping[str, Any]) -> str:
     bootstrap = result.get("bootstrap") or {}
-    how = (
-        f"Wilson intervals for proportions, else {bootstrap['resamples']:,} bootstrap resamples by "
-        f"{bootstrap.get('unit')} (seed {bootstrap.get('seed')}). "
-        if bootstrap.get("resamples")
-        else ""
-    )
+    how, unit = "", bootstrap.get("unit")
+    if bootstrap.get("resamples"):
+        wilson = "" if unit == "group" else "Wilson intervals for proportions, else "
+        how = f"{wilson}{bootstrap['resamples']:,} bootstrap resamples by {unit} (seed "
+        how += f"{bootstrap.get('seed')}). "
     sha = f"split sha256 {run.split_sha256[:12]}" if run.split_sha256 else "split not saved"
     few = caution_text(result)
     warning = f"{few[0].upper()}{few[1:]}. " if few else ""

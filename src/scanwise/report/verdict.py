@@ -84,6 +84,8 @@ def has_test_set(counts: Mapping[str, Sequence[int]]) -> bool:
 
 def _headline(result: Mapping[str, Any]) -> tuple[Level, str]:
     skill = str(result.get("skill", "ok"))
+    if skill == "collapsed" and result.get("task") == "multilabel":
+        return "collapsed", "Collapsed: the same labels for nearly every image"
     if skill == "collapsed":
         return "collapsed", "Collapsed: one answer for nearly every image"
     if skill == "no_skill":

@@ -372,7 +372,8 @@ class _Training:
         if diverged:
             reason = _diverged(record)
         elif not reason and record.epoch == self.settings.epochs:
-            reason = f"all {self.settings.epochs} epochs done"
+            count = self.settings.epochs
+            reason = f"all {count} epochs done" if count > 1 else "1 epoch done"
         plateau = state.plateau
         if self.settings.scheduler == "plateau":
             plateau = plateau.after(improved)
