@@ -19,12 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scanwise.core.config import TrainConfig, duration_text
 from scanwise.core.types import Split, Task
 from scanwise.pipeline.runs import Run
+from scanwise.report.style import new_figure, save_figure, styled
 from scanwise.training.device import LossFunction
 from scanwise.training.engine import BATCH
 from scanwise.training.features import FeatureExtractor, Images
@@ -36,8 +38,11 @@ TIME_PLAN = "time_plan.json"
 MARGIN = 0.9  # of the time that is left; the rest is for epochs that take longer than the measured
 MEASURING_SHARE = 0.03  # of the limit for one measured epoch; longer ones are timed in part
 FEATURES_SHARE = 0.8  # of the time left, for the backbone's pass; the head gets what remains
-REPORT_S = 15.0  # kept for intervals, plots and pages; they take 5 to 12 s on two cores
+REPORT_S = 15.0  # kept for intervals, plots and pages where their cost is not measured
+# Intervals, plots and pages took as long as 17 simple figures (600 images, 4 classes).
+REPORT_FIGURES = 20
 FEWEST_IMAGES = 16  # that a head is trained on, however short the time
+FEWEST_STEPS = 4  # of a short epoch: below it a one-cycle schedule has no peak
 
 
 class Stream(Protocol):
@@ -170,6 +175,7 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
         started: float | None = None,
         measure: Callable[..., Measured] | None = None,
+        report_s: float = REPORT_S,
     ) -> None:
         """Start (or take up) the time of a run.
 
@@ -182,13 +188,14 @@ class Budget:
             clock: Seconds that only grow.
             started: The clock when the run began [now].
             measure: As `measure_epoch`.
+            report_s: Kept for intervals, plots and pages.
         """
         self.limit_s = limit_s
         self._num_val, self._num_test = num_val, num_test
         self._run, self._say, self._clock = run, say, clock
         self._measure = measure or measure_epoch
         self._started = clock() if started is None else started
-        self._evaluation_s = 0.0
+        self._evaluation_s, self._report_s = 0.0, report_s
         self.decided: dict[str, dict[str, Any]] = {}
         if run is not None and (run.path / TIME_PLAN).is_file():
             self.decided = json.loads((run.path / TIME_PLAN).read_text(encoding="utf-8"))
@@ -196,7 +203,7 @@ class Budget:
     @property
     def reserve_s(self) -> float:
         """Kept for what comes after training: scoring validation and test, the report."""
-        return REPORT_S + self._evaluation_s
+        return self._report_s + self._evaluation_s
 
     def left_s(self) -> float:
         """Seconds until the limit."""
@@ -276,7 +283,8 @@ class Budget:
             decision["epochs"] = 0
         else:
             rest_s = available_s - took.val_image_s * val.num_images - took.save_s
-            steps = max(1, min(train.steps_per_epoch, int(rest_s / max(took.step_s, 1e-9))))
+            steps = max(FEWEST_STEPS, int(rest_s / max(took.step_s, 1e-9)))
+            steps = min(steps, train.steps_per_epoch)
             part = _Part(train, steps)
             decision |= {"epochs": 1, "steps": steps}
             words = (
@@ -412,6 +420,7 @@ def open_budget(
         run=run,
         say=say,
         started=started,
+        report_s=REPORT_FIGURES * time_figure(),
     )
 
 
@@ -424,6 +433,25 @@ def clock_decided(reproducibility: str, time_limit_s: float | None) -> str:
         f"{duration_text(time_limit_s)}; the same command may choose otherwise). For the epochs "
         f"that were chosen: {reproducibility}"
     )
+
+
+def time_figure() -> float:
+    """Seconds that a simple figure takes here and now, as PNG and SVG; the second of two."""
+    with tempfile.TemporaryDirectory(prefix="scanwise-time-") as folder:
+        for _ in range(2):
+            began = time.perf_counter()
+            save_figure(_figure(), Path(folder) / "figure", "a line")
+    return time.perf_counter() - began
+
+
+@styled
+def _figure() -> Figure:
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], label="line")
+    axes.set(title="title", xlabel="x")
+    axes.legend()
+    return figure
 
 
 def time_vector(extractor: FeatureExtractor, images: Images, clock: Callable[[], float]) -> float:
