@@ -51,6 +51,7 @@ SHARES = (0.10, 0.25, 0.50, 1.00)
 REPEATS = 3
 NUM_RESAMPLES = 1000
 MAX_EPOCHS = 10_000
+LEAST_GAIN = 0.0005  # what three decimals show as 0 is no gain
 OVERALL = "balanced_error"  # 1 - balanced accuracy
 ERROR = "error"  # 1 - accuracy
 
@@ -83,9 +84,9 @@ class Curve:
         """What doubling would bring, in words."""
         if self.gain is None or self.gain.low is None or self.gain.high is None:
             return self.reason
-        if self.gain.low > 0:
+        if self.gain.low >= LEAST_GAIN:
             return "falls"
-        return "rises" if self.gain.high < 0 else "not distinguishable from no gain"
+        return "rises" if self.gain.high <= -LEAST_GAIN else "not distinguishable from no gain"
 
     def to_json(self) -> dict[str, Any]:
         law = self.law
