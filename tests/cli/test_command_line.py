@@ -56,7 +56,7 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
         ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for verb in ("train", "check", "init", "evaluate", "report", "verify-report"):
+    for verb in ("train", "check", "learning-curve", "init", "evaluate", "report", "verify-report"):
         assert verb in done.stdout
     assert "not a medical device" in " ".join(done.stdout.split())
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
@@ -73,6 +73,7 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
         (["train", "x.npz", "--optimizer", "adm"], ["optimizer", "adm", "adam"]),
         (["train", "x.npz", "--epochs", "0"], ["epochs", "0"]),
         (["train", "x.npz", "--epochs", "many"], ["epochs", "many"]),
+        (["train", "x.npz", "--time-limit", "10"], ["time_limit", "10m"]),
         (["train", "x.npz", "--monitor", "test_accuracy"], ["test split"]),
         (["train", "x.npz", "--val-fraction", "0.6", "--test-fraction", "0.4"], ["val_fraction"]),
         (["train", "x.npz", "--model", "resnet19"], ["resnet19", "resnet18"]),

@@ -122,6 +122,54 @@ def check(
         raise result.report.stop
 
 
+@app.command(name="learning-curve")
+@with_settings(leave_out=("output", "no_test", "time_limit"))
+def learning_curve(
+    settings: dict[str, Any],
+    data: DataArgument,
+    shares: Annotated[
+        str, typer.Option("--shares", help="Percentages of the training split, up to 100.")
+    ] = "10,25,50,100",
+    repeats: Annotated[
+        str, typer.Option("--repeats", metavar="INT", help="Trainings of each share.")
+    ] = "3",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of settings.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", help="New folder for the curve as JSON, page and plot.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Would more data help? Train on growing parts of DATA; test images are not scored."""
+    resolved = gather_settings(data, settings, config)
+    parts = [number / 100 for number in _numbers("shares", shares)]
+    times = _numbers("repeats", repeats)
+    if len(times) != 1 or times[0] != int(times[0]) or times[0] < 1:
+        raise ConfigError(f"repeats={repeats!r} must be a whole number from 1, such as 3.")
+    _start(resolved.threads)
+    from scanwise.studies.learning_curve import curve_summary
+    from scanwise.studies.learning_curve import learning_curve as measure
+
+    found = measure(resolved, output, shares=parts, repeats=int(times[0]))
+    _print(found.to_json() if as_json else curve_summary(found, output), as_json)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    """Numbers between commas.
+
+    Raises:
+        ConfigError: If one can't be read.
+    """
+    try:
+        return [float(word) for word in text.replace("%", "").split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{name}={text!r} must be numbers, such as 10,25,50,100.") from error
+
+
 @app.command()
 def init(
     demo: Annotated[

@@ -72,7 +72,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     option = typer.Option(
         declaration,
         help=(field.description or "") + _default_text(field),
-        metavar=None if is_flag else _metavar(field.annotation),
+        metavar=None if is_flag else _metavar(field),
         rich_help_panel=panel,
         show_default=False,
     )
@@ -99,8 +99,11 @@ def _base(annotation: Any) -> Any:
     return annotation
 
 
-def _metavar(annotation: Any) -> str:
-    base = _base(annotation)
+def _metavar(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "metavar" in extra:
+        return str(extra["metavar"])
+    base = _base(field.annotation)
     if get_origin(base) is Literal:
         return "|".join(str(choice) for choice in get_args(base))
     return {int: "INT", float: "FLOAT", str: "TEXT"}.get(base, "TEXT")

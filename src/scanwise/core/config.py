@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from scanwise.core.errors import ConfigError
 
@@ -131,6 +139,12 @@ class TrainConfig(Settings):
     )
     monitor: Monitor | None = Field(default=None, description="What picks the best epoch.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
+    time_limit: float | None = Field(
+        default=None,
+        description="Time for the whole run, such as 10m, 90s, 2m30s or 1h: as many of the epochs "
+        "as fit, chosen before the schedule starts.",
+        json_schema_extra={"metavar": "TIME"},
+    )
     # Machine
     device: Device = Field(default="auto", description="Where to compute.")
     precision: Precision = Field(default="auto", description="Arithmetic of forward and backward.")
@@ -144,6 +158,15 @@ class TrainConfig(Settings):
         if value is None or re.fullmatch(r"head|full|gradual|last:[1-9]\d?", value):
             return value
         raise ValueError("write head, last:K (K blocks from the end, 1 to 99), full or gradual.")
+
+    @field_validator("time_limit", mode="before")
+    @classmethod
+    def _time_in_seconds(cls, value: object) -> float | None:
+        return None if value is None else parse_duration(value)
+
+    @field_serializer("time_limit")
+    def _time_in_words(self, value: float | None) -> str | None:
+        return None if value is None else duration_text(value)
 
     @field_validator("monitor", mode="before")
     @classmethod
@@ -169,6 +192,40 @@ class TrainConfig(Settings):
         if self.group and self.group_regex:
             raise ValueError("give --group or --group-regex, not both.")
         return self
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of a text such as "90s", "10m", "2m30s" or "1h".
+
+    Raises:
+        ValueError: If there is no number with its unit, or the time is 0.
+
+    >>> parse_duration("2m30s")
+    150.0
+    """
+    text = value.replace(" ", "").lower() if isinstance(value, str) else ""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+    if not text or found is None:
+        raise ValueError("write numbers with their units h, m or s, such as 10m, 90s or 2m30s.")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ValueError("the time must be above 0, such as 10m.")
+    return total
+
+
+def duration_text(seconds: float) -> str:
+    """The inverse of `parse_duration`.
+
+    >>> duration_text(150.0)
+    '2m30s'
+    """
+    if seconds != int(seconds):
+        return f"{seconds!r}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "m"), (rest, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
 def make_config(values: Mapping[str, Any]) -> TrainConfig:

@@ -113,6 +113,28 @@ def make_split(
     return replace(split, sha256=sha256_bytes(splits_csv(dataset, split).encode()))
 
 
+def draw_part(dataset: Dataset, rows: _Rows, fraction: float, *, seed: int) -> _Rows:
+    """A share of `rows` by chance, as a split is drawn: each class in its share, whole groups.
+
+    Args:
+        dataset: The data; an image whose group is '' stands alone.
+        rows: Row numbers to draw from, int (n,).
+        fraction: Wanted share, in (0, 1); groups may make it larger or smaller.
+        seed: Decides between the possible parts.
+
+    Returns:
+        Row numbers, sorted; where a class is rare it has at least one, if groups allow.
+    """
+    if dataset.groups is not None and "" in dataset.groups:
+        names = zip(dataset.groups, dataset.sample_ids, strict=True)
+        dataset = dataset.with_groups(tuple(group or f"\0{name}" for group, name in names))
+    rows = rows[np.argsort(np.array([dataset.sample_ids[row] for row in rows]), kind="stable")]
+    unit_of_row = _unit_of_row(dataset, rows)
+    units = _units(dataset, rows, unit_of_row)
+    part = share_out(units, (fraction, 1 - fraction), np.random.default_rng(seed))[unit_of_row]
+    return np.sort(rows[part == 0])
+
+
 def _delivered_rows(dataset: Dataset) -> dict[SplitName, _Rows] | None:
     """Rows of each split as delivered; None where nothing was delivered."""
     if dataset.given_split is None:

@@ -24,6 +24,7 @@ from scanwise.deploy.bundle import class_logits
 from scanwise.metrics.calibration import apply_temperature
 from scanwise.metrics.paired import paired_gain
 from scanwise.models.backbones import TransferNet, unfreezable_blocks
+from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
 from scanwise.pipeline.transfer import loss_of
 from scanwise.training.loop import fit
@@ -81,6 +82,7 @@ def finetune(
     run_dir: Path | None,
     resume: bool,
     say: Callable[[str], None] | None,
+    budget: Budget | None = None,
 ) -> tuple[Stage, ...]:
     """Train more and more of the network; each stage is kept only if validation improves.
 
@@ -90,14 +92,20 @@ def finetune(
         ScanwiseError: As `fit`; a stage that diverges is undone instead.
     """
     blocks = unfreezable_blocks(network.backbone)
-    stages = []
-    for number, count in enumerate(_plan(str(config.finetune), len(blocks)), start=1):
-        folder = None if run_dir is None else run_dir / f"finetune-{number}"
-        stages.append(
-            _stage(config, dataset, split, prepared, network, blocks, count, folder, resume, say)
+    stages: list[Stage] = []
+    counts = _plan(str(config.finetune), len(blocks))
+    for number, count in enumerate(counts, start=1):
+        name = f"finetune-{number}"
+        folder = None if run_dir is None else run_dir / name
+        allowance = None if budget is None else (budget, name, 1 / (len(counts) - number + 1))
+        stage = _stage(
+            config, dataset, split, prepared, network, blocks, count, folder, resume, say, allowance
         )
+        if stage is None:  # no time for it, as the budget said
+            break
+        stages.append(stage)
         if say is not None:
-            say(stages[-1].describe())
+            say(stage.describe())
     network.backbone.requires_grad_(False)
     return tuple(stages)
 
@@ -123,7 +131,8 @@ def _stage(
     folder: Path | None,
     resume: bool,
     say: Callable[[str], None] | None,
-) -> Stage:
+    allowance: tuple[Budget, str, float] | None,
+) -> Stage | None:
     network.to(prepared.train.device)
     loss = loss_of(config, dataset, prepared).to(prepared.train.device)
     monitor = config.monitor or "val_loss"
@@ -137,16 +146,26 @@ def _stage(
         for parameter in block:
             parameter.requires_grad_(True)
     scales = _scales(network, blocks, count)
+    plan = whole(settings, prepared.train)
+    if allowance is not None:
+        budget, name, share = allowance
+        shortened = budget.shorten_or_skip(
+            name, network, prepared.train, prepared.val, loss, dataset.task, settings, share=share
+        )
+        if shortened is None:
+            return None
+        plan = shortened
     epochs, seconds, value = 0, 0.0, before.value(monitor)
     after_logits, better = before_logits, False
     try:
         result = fit(
             network,
-            prepared.train,
+            plan.train,
             prepared.val,
             loss_fn=loss,
             task=dataset.task,
-            settings=settings,
+            settings=plan.settings,
+            stop_when=plan.stop_when,
             run_dir=folder,
             resume=resume,
             stream=None if say is None else sys.stderr,

@@ -34,6 +34,7 @@ from scanwise.models.backbones import (
 from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
 from scanwise.models.losses import loss_findings
 from scanwise.pipeline.baselines import Baseline, fit_baselines, validation_line
+from scanwise.pipeline.budget import Budget, clock_decided, open_budget, whole
 from scanwise.pipeline.evaluate import evaluate_run
 from scanwise.pipeline.finetune import Stage, finetune
 from scanwise.pipeline.messages import Messages
@@ -93,7 +94,15 @@ def train(
     say.write_to(run)
     split = describe(run, resolved, decisions, dataset, split, report, device)
     trained = fit_model(
-        resolved, dataset, split, model=model, backbone=backbone, device=device, run=run, say=say
+        resolved,
+        dataset,
+        split,
+        model=model,
+        backbone=backbone,
+        device=device,
+        run=run,
+        say=say,
+        budget=open_budget(resolved, split, run, say.say, started),
     )
     finish(run, resolved, dataset, split, report, trained, started)
     return run
@@ -168,6 +177,7 @@ def resume(path: Path) -> Run:
         run=run,
         say=say,
         resume=True,
+        budget=open_budget(config, split, run, say.say, started),
     )
     finish(run, config, dataset, split, report, trained, started)
     return run
@@ -365,11 +375,12 @@ def fit_model(
     run: Run | None = None,
     say: Messages | None = None,
     resume: bool = False,
+    budget: Budget | None = None,
 ) -> Trained:
     """Prepare the data and train one network on one split; the test rows are never read.
 
     `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
-    `say`, progress goes to stderr.
+    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for.
     """
     torch.manual_seed(config.seed)
     prepared = prepare(
@@ -386,6 +397,7 @@ def fit_model(
             run=run,
             say=say,
             resume=resume,
+            budget=budget,
         )
     channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
     # Dropout, activation and head are inside a module of one's own.
@@ -408,13 +420,21 @@ def fit_model(
         say.training(prepared, info, describe_device(device))
         say.findings(_loss_findings(config, dataset.task, prepared))
     baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
+    loss = loss_of(config, dataset, prepared)
+    settings = loop_settings(config, channels_last=prepared.train.channels_last)
+    plan = whole(settings, prepared.train)
+    if budget is not None:
+        plan = budget.shorten(
+            "train", network, prepared.train, prepared.val, loss, dataset.task, settings
+        )
     result = fit(
         network,
-        prepared.train,
+        plan.train,
         prepared.val,
-        loss_fn=loss_of(config, dataset, prepared),
+        loss_fn=loss,
         task=dataset.task,
-        settings=loop_settings(config, channels_last=prepared.train.channels_last),
+        settings=plan.settings,
+        stop_when=plan.stop_when,
         run_dir=None if run is None else run.path,
         resume=resume,
         stream=sys.stderr if say is not None else None,
@@ -472,6 +492,7 @@ def fit_transfer(
     run: Run | None,
     say: Messages | None,
     resume: bool,
+    budget: Budget | None = None,
 ) -> Trained:
     """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
     if run is not None:
@@ -489,6 +510,7 @@ def fit_transfer(
         views=int(config.views or 1),
         device=device,
         say=None if say is None else say.say,
+        budget=budget,
     )
     if say is not None:
         say.say(features.describe())
@@ -503,6 +525,7 @@ def fit_transfer(
         run_dir=None if run is None else run.path,
         resume=resume,
         quiet=say is None,
+        budget=budget,
     )
     stages: tuple[Stage, ...] = ()
     if config.finetune not in (None, "head"):
@@ -515,6 +538,7 @@ def fit_transfer(
             run_dir=None if run is None else run.path,
             resume=resume,
             say=None if say is None else say.say,
+            budget=budget,
         )
     return Trained(network, info, prepared, result, device, features, stages, baselines)
 
@@ -638,7 +662,7 @@ def _training_facts(
         "device": str(trained.device),
         "precision": result.precision,
         "precision_reason": result.precision_reason,
-        "reproducibility": result.reproducibility,
+        "reproducibility": clock_decided(result.reproducibility, config.time_limit),
         "class_weights": None if weights is None else weights.tolist(),
         "augmentation": prepared.augmentation.augmentation.describe(),
         "augmentation_reason": prepared.augmentation.reason,

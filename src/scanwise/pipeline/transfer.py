@@ -29,6 +29,7 @@ from scanwise.models.backbones import (
 )
 from scanwise.models.build import ModelInfo, count_parameters
 from scanwise.models.losses import make_loss
+from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
 from scanwise.training.engine import check_unchanged, make_engine
 from scanwise.training.features import FeatureBatches, FeatureExtractor
@@ -139,6 +140,7 @@ class Features:
     seconds: float
     num_computed: int
     num_vectors: int
+    rows: NDArray[np.int64]  # (n,) of the prepared pixels: those of the features in `train`
 
     def describe(self) -> str:
         """One line for people."""
@@ -163,8 +165,12 @@ def compute_features(
     views: int,
     device: torch.device,
     say: Callable[[str], None] | None,
+    budget: Budget | None = None,
 ) -> Features:
-    """Run the backbone once over all views of train and over validation; test is never read."""
+    """Run the backbone once over all views of train and over validation; test is never read.
+
+    With a `budget`, over as many views and training images as it has time for.
+    """
     began = time.perf_counter()
     pixels = prepared.pixels
     rows = prepared.train.rows
@@ -173,6 +179,11 @@ def compute_features(
     extractor = FeatureExtractor(
         backbone.spec, engine, prepared.preprocessing, prepared.augmentation.augmentation
     )
+    if budget is not None:
+        views, rows = budget.plan_features(
+            extractor, _Rows(pixels, rows), _Rows(pixels, prepared.val.rows), views,
+            rows, prepared.targets[rows],
+        )  # fmt: skip
     tell = _progress(say)
     train = extractor.extract(_Rows(pixels, rows), views=views, on_batch=tell)
     val = extractor.extract(_Rows(pixels, prepared.val.rows), on_batch=tell)
@@ -183,6 +194,7 @@ def compute_features(
         time.perf_counter() - began,
         train.num_computed + val.num_computed,
         train.features.shape[0] * views + len(val.features),
+        rows,
     )
 
 
@@ -230,13 +242,14 @@ def fit_head(
     run_dir: Path | None,
     resume: bool,
     quiet: bool,
+    budget: Budget | None = None,
 ) -> FitResult:
     """Train the head on cached features; the backbone does not change by a bit."""
     common: dict[str, Any] = {"task": dataset.task, "device": device}
     train = FeatureBatches(
         features.train,
-        prepared.targets[prepared.train.rows],
-        weights=None if prepared.weights is None else prepared.weights[prepared.train.rows],
+        prepared.targets[features.rows],
+        weights=None if prepared.weights is None else prepared.weights[features.rows],
         batch_size=int(config.batch_size or 1),
         training=True,
         sampler=config.sampler,
@@ -246,13 +259,22 @@ def fit_head(
     val = FeatureBatches(
         features.val, prepared.targets[prepared.val.rows], batch_size=4096, **common
     )
+    loss, settings = loss_of(config, dataset, prepared), loop_settings(config)
+    plan = whole(settings, train)
+    if budget is not None:
+        # What comes after the head gets half of the time that is left.
+        share = 1.0 if config.finetune in (None, "head") else 0.5
+        plan = budget.shorten(
+            "head", network.head, train, val, loss, dataset.task, settings, share=share
+        )
     result = fit(
         network.head,
-        train,
+        plan.train,
         val,
-        loss_fn=loss_of(config, dataset, prepared),
+        loss_fn=loss,
         task=dataset.task,
-        settings=loop_settings(config),
+        settings=plan.settings,
+        stop_when=plan.stop_when,
         run_dir=run_dir,
         resume=resume,
         stream=None if quiet else sys.stderr,

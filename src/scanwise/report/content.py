@@ -275,6 +275,8 @@ def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], .
         ("Stopped", str(facts.get("stop_reason") or "not recorded")),
         ("Time", _time_fact(run, history)),
     ]
+    if facts.get("reproducibility"):
+        items.append(("Reproducibility", str(facts["reproducibility"])))
     items += [("Note", str(note)) for note in facts.get("notes") or ()]
     return tuple(items)
 

@@ -183,6 +183,12 @@ class FeatureExtractor:
         self.cache.flush()
         return Extraction(result.reshape(len(pixels), views, -1), len(missing))
 
+    def count_missing(self, pixels: Images, views: int = 1) -> int:
+        """How many vectors of these images and views are not in the cache."""
+        contents = [_content(pixels[i]) for i in range(len(pixels))]
+        keys = (self._key(content, view) for content in contents for view in range(views))
+        return sum(key not in self.cache for key in keys)
+
     def plain(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (n, d) of images as they are."""
         return self.extract(pixels).features[:, 0]

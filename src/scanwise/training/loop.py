@@ -85,6 +85,7 @@ def fit(
     run_dir: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    stop_when: Callable[[EpochRecord], str] | None = None,
     stream: TextIO | None = None,
     lr_scales: Mapping[str, float] | None = None,
 ) -> FitResult:
@@ -106,6 +107,7 @@ def fit(
         run_dir: Where history.csv, log.txt and checkpoints/ go; None writes nothing.
         resume: Go on from run_dir's last finished epoch (from the start if there is none).
         on_epoch: Called with each epoch's record after its checkpoint is safe.
+        stop_when: Asked after each epoch; a text that is not empty ends training for that reason.
         stream: Where the epoch lines go, such as sys.stderr; None is silent.
         lr_scales: Name of a parameter to the factor of its learning rate [1 for all].
 
@@ -139,6 +141,8 @@ def fit(
             state = training.run_epoch(state)
             if on_epoch is not None:
                 on_epoch(state.history[-1])
+            if stop_when is not None and not state.stop_reason:
+                state = replace(state, stop_reason=stop_when(state.history[-1]))
         training.restore_best(state)
         reporter.say(_last_words(state))
     return FitResult(
