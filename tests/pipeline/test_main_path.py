@@ -341,3 +341,9 @@ def test_nested_run_numbers_count_up(discs, tmp_path, monkeypatch):
     names = [sw.train(discs, model="mlp:8", epochs=1).path.name for _ in range(2)]
     assert names == ["discs-mlp-8-001", "discs-mlp-8-002"]
     assert Path("runs").is_dir()
+
+
+def test_the_plan_counts_the_last_smaller_batch_among_the_steps():
+    _, decisions, _ = make_plan(make_config({}), DataFacts(120, 84, 8, False))
+    batch = next(item for item in decisions if item.setting == "batch_size")
+    assert (batch.value, batch.reason) == (32, "84 training images: 3 steps an epoch")

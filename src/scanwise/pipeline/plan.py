@@ -155,7 +155,7 @@ def _guide_row(row: str, facts: DataFacts) -> Choices:
         }[row],
         "augment": {
             "small": ("strong", "very small data set: more augmentation"),
-            "medium": ("gentle", "the guide's default (±5 %)"),
+            "medium": ("gentle", "the guide's default (±5°, ±5 %)"),
             "large": ("medium", "larger data sets bear 10 to 20 %"),
         }[row],
         "class_weights": ("balanced", "rare classes count as much as common ones"),
@@ -227,7 +227,7 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
         ),
         "batch_size": (
             batch,
-            f"{facts.n_train} training images: {facts.n_train // batch} steps an epoch",
+            f"{facts.n_train} training images: {math.ceil(facts.n_train / batch)} steps an epoch",
         ),
         "lr": (lr, f"peak of the one-cycle schedule for {name}"),
         "dropout": (0.2, "before the last layer"),
