@@ -43,7 +43,8 @@ EPOCH_LINE = re.compile(
     r" - \S+/epoch - \S+ms/step"
 )
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-TIMED = re.compile(r"ETA: [\dhms ]+|- \d+s(?:/epoch)?|\d+ms/step")
+# What depends on the machine and the hour: times, and the device.
+TIMED = re.compile(r"ETA: [\dhms ]+|- \d+s(?:/epoch)?|\d+ms/step|, on (?:cpu|cuda|mps).*")
 NEAR = 0.3  # learned scores lie between 0 and 1; losses of these runs near 1
 SCORES = re.compile(r"On \d|  (?:accuracy|balanced accuracy) ")
 FINDING = re.compile(r"\*\*([A-Z]\d{3}) ")
