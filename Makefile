@@ -37,6 +37,9 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/busy_core.py
 	$(BIN)/python benchmarks/keras_fit.py
 
+docs: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_guide.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scanwise needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)

@@ -539,3 +539,9 @@ def test_a_split_that_fails_for_unreadable_files_names_them(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(SplitError, match=r"2 image\(s\).* 38 files can't be read: disc/.*; and 33"):
         find_trouble(load(data), make_config({"data": str(data)}))
+
+
+def test_the_plan_counts_the_last_smaller_batch_among_the_steps():
+    _, decisions, _ = make_plan(make_config({}), DataFacts(120, 84, 8, False))
+    batch = next(item for item in decisions if item.setting == "batch_size")
+    assert (batch.value, batch.reason) == (32, "84 training images: 3 steps an epoch")

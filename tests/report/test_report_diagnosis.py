@@ -77,6 +77,13 @@ def test_the_diagnosis_says_when_the_kept_weights_are_from_before_the_overfit() 
     assert "weights kept" not in diagnose(late)[0].finding.evidence
 
 
+def test_what_overfits_is_not_called_underfitting_too() -> None:
+    curves = history([1.40, 1.26, 1.25], [2.38, 3.69, 2.52], [0.26, 0.5, 0.5], [0.29, 0.29, 0.29])
+    found = codes(Facts(history=curves, counts={"train": [13, 8, 25, 38]}))
+    assert "T001" in found
+    assert "T002" not in found
+
+
 def test_underfitting_compares_with_the_largest_class() -> None:
     facts = Facts(
         history=history(

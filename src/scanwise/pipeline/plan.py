@@ -155,7 +155,7 @@ def _guide_row(row: str, facts: DataFacts) -> Choices:
         }[row],
         "augment": {
             "small": ("strong", "very small data set: more augmentation"),
-            "medium": ("gentle", "the guide's default (±5 %)"),
+            "medium": ("gentle", "the guide's default (±5°, ±5 %)"),
             "large": ("medium", "larger data sets bear 10 to 20 %"),
         }[row],
         "class_weights": ("balanced", "rare classes count as much as common ones"),

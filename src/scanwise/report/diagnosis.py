@@ -109,7 +109,8 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
     fall, accuracy = -_change(first, last), _tail_mean(history.accuracy)
     slow = -0.05 < fall < (0.15 if majority is None else 0.30)  # a rise is another finding
     low = majority is None or accuracy < majority + 0.25 * (1 - majority)
-    if not (slow and low):
+    # What overfits has learned something; both at once would advise a larger and a smaller network.
+    if not (slow and low) or check_overfitting(facts) is not None:
         return None
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (

@@ -183,7 +183,7 @@ def learning_curve(
     check_settings(config, own_model=False)
     config, backbone = with_backbone(config)
     dataset = load_data(config)
-    split, report = split_and_check(dataset, config)
+    dataset, split, report = split_and_check(dataset, config)
     if not len(split.val):
         raise DataError(f"{dataset.name} has no validation images to score the parts on.")
     say = Messages()
