@@ -46,3 +46,11 @@ def test_other_images_can_not_be_compared():
         paired_gain(np.zeros(3), np.zeros(4), np.zeros(3, int))
     with pytest.raises(DataError, match="same images"):
         paired_gain(np.zeros(0), np.zeros(0), np.zeros(0, int))
+
+
+def test_answers_that_never_differed_may_still_differ():
+    right = np.ones(43)
+    found = paired_gain(right, right, np.zeros(43, int))
+    assert found.value == 0.0
+    assert found.high == pytest.approx(1.96**2 / (43 + 1.96**2), abs=1e-3)  # Wilson, 0 of 43
+    assert found.low == -found.high

@@ -141,7 +141,7 @@ def test_measuring_changes_neither_model_nor_generator(discs):
 
     config = TrainConfig(data=str(discs), model="small_resnet:8", epochs=3)
     dataset = load_data(config)
-    split, _ = split_and_check(dataset, config)
+    dataset, split, _ = split_and_check(dataset, config)
     config, _, _ = make_plan(config, data_facts(dataset, split))
     prepared = prepare(dataset, split, config, torch.device("cpu"))
     model = as_model("small_resnet:8", num_outputs=2, channels=1, size_px=(16, 16))

@@ -23,6 +23,7 @@ N = 37
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCANWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "_median_s", lambda run, images: 1.0)  # no clock decides here
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,15 @@ def test_no_batch_of_one_in_training():
     assert sum(sizes) == N
     assert min(sizes) > 1
     assert len(sizes) == batches(batch_size=4, training=True).steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("torch_s", "onnx_s", "engine"),
+    [(1.0, 0.5, "onnxruntime"), (1.0, 1.4, "onnxruntime"), (1.0, 1.6, "torch")],
+)
+def test_the_faster_engine_is_taken_if_it_is_clearly_faster(
+    backbone, preprocessing, dataset, monkeypatch, torch_s, onnx_s, engine
+):
+    times = iter([torch_s, onnx_s])
+    monkeypatch.setattr(engines, "_median_s", lambda run, images: next(times))
+    assert make(backbone, preprocessing, dataset).engine.verdict.engine == engine

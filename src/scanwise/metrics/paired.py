@@ -9,7 +9,9 @@ from scanwise.core.types import Interval
 from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
+    caution,
     group_numbers,
+    never_seen,
     percentile_interval,
     resample_weights,
 )
@@ -59,6 +61,10 @@ def paired_gain(
         for weights in resample_weights(strata, numbers, num_resamples, seed)
     ]
     units = len(gains) if numbers is None else int(numbers.max()) + 1
+    if not gains.any() and set(np.unique(first)) <= {0.0, 1.0}:
+        # Never seen to differ is not known to be equal: so many more images could still differ.
+        unseen = never_seen(units)
+        return Interval(0.0, -unseen, unseen, caution(units, "n" if numbers is None else "groups"))
     return percentile_interval(
         float(gains.mean()),
         np.concatenate(means),

@@ -1,7 +1,8 @@
 """Run a frozen backbone as fast as this machine can: ONNX Runtime on CPUs where it wins, or torch.
 
 The two are compared once for each backbone, on real images: outputs must agree, and the faster one
-is taken. The verdict is kept beside the exported file, so that later runs choose the same.
+is taken (ONNX Runtime where they are about equal). The verdict is kept beside the exported file, so
+that later runs choose the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ BATCH = 16  # always this many: another shape may choose another kernel and othe
 TRIAL_IMAGES = 8
 # Largest difference between the two, as a part of the largest feature, that counts as agreement.
 AGREEMENT = 1e-4
+# torch is taken only where it is clearly faster: on a busy machine two equal ones differ by a
+# third, and another engine on another day would mean other last bits.
+TOLERATED = 1.5
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def _compare(stem: Path, module: nn.Module, on_torch: Any, sample: Tensor) -> tu
         )
     else:
         slow, fast = _median_s(on_torch, images), _median_s(on_onnx, images)
-        engine = "onnxruntime" if fast <= slow else "torch"
+        engine = "onnxruntime" if fast <= TOLERATED * slow else "torch"
         verdict = Verdict(
             engine,
             f"{len(images) / fast:.0f} images/s by ONNX Runtime, {len(images) / slow:.0f} by "
