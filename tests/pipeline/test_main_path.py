@@ -51,6 +51,14 @@ def test_the_run_folder_keeps_its_contract(disc_run):
     assert list((disc_run.path / "checkpoints").iterdir())
 
 
+def test_env_json_says_where_the_numbers_come_from(disc_run):
+    env = disc_run.read_json("env.json", "")
+    assert {"packages", "python", "cpu", "memory_gib", "device", "git", "command"} <= set(env)
+    assert env["data_sha256"] == disc_run.dataset["content_sha256"]
+    assert env["split_sha256"] == disc_run.metrics["split_sha256"]
+    assert 0 < env["seconds"]["training"] <= env["seconds"]["in_all"]
+
+
 def test_metrics_json_keeps_its_contract(disc_run):
     metrics = disc_run.metrics
     assert metrics["schema"] == 1

@@ -242,6 +242,12 @@ def _keep_freed_memory(environ: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def program_name(path: str) -> str:
+    """'scanwise' for /usr/bin/scanwise and for `python -m scanwise`."""
+    program = Path(path)
+    return program.parent.name if program.name == "__main__.py" else program.name
+
+
 def environment(device: str | None = None) -> dict[str, Any]:
     """Everything about this machine and process that can move a number, for env.json.
 
@@ -261,7 +267,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "device": device,
         "tuning": tuning(),
         "git": git_state(Path.cwd()),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [],
+        "command": [program_name(sys.argv[0]), *sys.argv[1:]] if sys.argv else [],
     }
 
 

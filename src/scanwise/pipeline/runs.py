@@ -18,6 +18,7 @@ import yaml
 from scanwise.core.config import TrainConfig, make_config, read_yaml_settings
 from scanwise.core.errors import RunError
 from scanwise.core.files import atomic_path, sha256_bytes, write_json, write_yaml
+from scanwise.core.runtime import program_name
 
 # A folder may be replaced by --force only if it is one of ours.
 MARKERS = ("plan.yaml", "config.yaml")
@@ -219,6 +220,5 @@ class Run:
 def command_line() -> str:
     """The command as typed, with the program's path shortened to its name."""
     program, *arguments = sys.argv or ["python"]
-    path = Path(program)
-    name = path.parent.name if path.name == "__main__.py" else path.name  # python -m scanwise
+    name = program_name(program)
     return " ".join([name, *(f"'{word}'" if " " in word else word for word in arguments)])

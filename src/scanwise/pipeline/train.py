@@ -336,11 +336,12 @@ def describe(
 ) -> Split:
     """Write what is known before training: settings, plan, environment, splits, facts."""
     split = write_splits(run.path / "splits.csv", dataset, split)
-    run.write("env.json", environment(describe_device(device)))
     facts = dataset_fingerprint(dataset, split)
     facts["notes"] = [note.to_json() for note in dataset.notes]
     facts["checks"] = report.to_json()
     run.write("dataset.json", facts)
+    hashes = {"data_sha256": facts["content_sha256"], "split_sha256": split.sha256}
+    run.write("env.json", environment(describe_device(device)) | hashes)
     run.write_settings(config, [decision.to_json() for decision in decisions])
     return split
 
@@ -621,6 +622,8 @@ def finish(
     bundle, calibration = make_bundle(trained, config, dataset, split)
     facts = _training_facts(run, trained, dataset, config, time.monotonic() - started)
     run.write("training.json", facts)
+    durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}
+    run.write("env.json", run.read_json("env.json", "it was deleted") | {"seconds": durations})
     evaluate_run(
         run,
         config,
