@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from scanwise.core.errors import RunError
@@ -32,10 +32,10 @@ _STATE = "scanwise"
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and a JSON-ready state to one file, atomically."""
+    # As bytes: `save_file` writes through a temporary file of its own, which a kill would leave.
+    content = save(_separate(tensors), metadata={_STATE: json.dumps(state, allow_nan=False)})
     with atomic_path(path) as temporary:
-        save_file(
-            _separate(tensors), temporary, metadata={_STATE: json.dumps(state, allow_nan=False)}
-        )
+        temporary.write_bytes(content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
