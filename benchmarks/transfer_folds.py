@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def out_of_fold(
     dataset = sw.load(data, group="group", **({"size": size} if size else {}))
     slug = "".join(c if c.isalnum() else "-" for c in name)
     settings = dict(flags) | ({"model": f"hf:{backbone}"} if transfer else {})
-    parts, began = [], time.monotonic()
+    parts, seconds = [], 0.0
     for number, split in enumerate(folds(dataset, seed)):
         folder = RUNS / f"{slug}-seed{seed}-fold{number}"
         if not (folder / "report.json").is_file():
@@ -80,7 +80,9 @@ def out_of_fold(
                 **settings,
             )  # fmt: skip
         parts.append(_test_rows(folder, dataset))
-    return _pooled(parts, dataset), time.monotonic() - began
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        seconds += facts["seconds_in_all"]
+    return _pooled(parts, dataset), seconds
 
 
 def _test_rows(folder: Path, dataset: Dataset) -> list[tuple[str, list[float]]]:

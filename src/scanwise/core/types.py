@@ -55,6 +55,12 @@ class Interval:
             return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def signed(self) -> str:
+        """A difference with its sign: '+0.021 [-0.004, +0.047]'; without an interval as `str`."""
+        if self.value is None or self.low is None or self.high is None:
+            return str(self)
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
 
 @dataclass(frozen=True)
 class Finding:

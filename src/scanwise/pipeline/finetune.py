@@ -63,12 +63,12 @@ class Stage:
     def describe(self) -> str:
         """One line for people."""
         verdict = "kept" if self.kept else "undone: validation did not improve"
-        gain = _signed(self.accuracy_gain)
+        gain = self.accuracy_gain.signed()
         return (
             f"Fine-tuning the last {self.blocks} of {self.blocks_in_all} blocks "
             f"({self.parameters:,} parameters): {self.monitor} {self.before:.4f} → "
             f"{self.after:.4f}, {verdict}; on validation accuracy gains {gain}, "
-            f"log-loss falls by {_signed(self.log_loss_gain)}"
+            f"log-loss falls by {self.log_loss_gain.signed()}"
         )
 
 
@@ -244,9 +244,3 @@ def _scores(
     rows = np.arange(len(targets))
     right = (shares.argmax(axis=1) == targets).astype(np.float64)
     return right, np.log(shares[rows, targets])
-
-
-def _signed(gain: Interval) -> str:
-    if gain.value is None or gain.low is None or gain.high is None:
-        return str(gain)
-    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,12 @@ def _backbone_of_run(source: str) -> Backbone:
     name = f"run:{path.resolve().name}"
     if isinstance(bundle.model, TransferNet):
         inner = bundle.model.spec
-        spec = BackboneSpec(
-            **inner.to_json()
-            | {
-                "name": f"{name} ({inner.name})",
-                "weights_sha256": tensors_sha256(bundle.model.backbone),
-            }
+        spec = replace(
+            inner,
+            name=f"{name} ({inner.name})",
+            weights_sha256=tensors_sha256(bundle.model.backbone),
         )
-        return Backbone(BackboneSpec.from_json(spec.to_json()), bundle.model.backbone)
+        return Backbone(spec, bundle.model.backbone)
     config = bundle.config
     if not hasattr(bundle.model, "features"):
         raise ModelError(

@@ -118,7 +118,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._bounds())
+        return len(batch_bounds(self.num_images, self.batch_size, self.training))
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -144,7 +144,7 @@ class Batches:
             or None. All on the device, new memory at each step.
         """
         positions = self._positions(epoch)
-        bounds = self._bounds()
+        bounds = batch_bounds(self.num_images, self.batch_size, self.training)
         steps = range(start_step, len(bounds))
         parts = (positions[bounds[step][0] : bounds[step][1]] for step in steps)
         seeds = np.random.SeedSequence([self.seed, epoch, 1]).generate_state(len(bounds), np.uint64)
@@ -172,13 +172,16 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch, 0])
         return sample_order(self._row_targets, self.sampler, rng)
 
-    def _bounds(self) -> list[tuple[int, int]]:
-        """First and last position of each batch."""
-        n, size = self.num_images, self.batch_size
-        starts = list(range(0, n, size))
-        if self.training and size > 1 and len(starts) > 1 and n % size == 1:
-            starts.pop()
-        return list(zip(starts, [*starts[1:], n], strict=True))
+
+def batch_bounds(n: int, size: int, training: bool) -> list[tuple[int, int]]:
+    """First and last position of each batch of `size` among n images.
+
+    In training a last batch of one image joins the one before: BatchNorm can't learn from one.
+    """
+    starts = list(range(0, n, size))
+    if training and size > 1 and len(starts) > 1 and n % size == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], n], strict=True))
 
 
 class _Resident:

@@ -86,14 +86,11 @@ def baselines_table(run: RunFiles, split: str) -> Table | None:
         scores = (entry.get("splits") or {}).get(split)
         if scores:
             gain = as_interval(scores["gain"])
-            signed = "not measured"
-            if gain.value is not None and gain.low is not None and gain.high is not None:
-                signed = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
             cells = [
                 interval_text(as_interval(scores[key]))
                 for key in ("accuracy", "balanced_accuracy", "auroc_macro")
             ]
-            rows.append((str(entry["title"]), *cells, signed, str(scores["network_is"])))
+            rows.append((str(entry["title"]), *cells, gain.signed(), str(scores["network_is"])))
     if not rows:
         return None
     what = "share of right labels" if run.task == "multilabel" else "accuracy"

@@ -112,8 +112,8 @@ def _beside_baselines(facts: Facts, name: str) -> tuple[str, bool]:
         "not distinguishable": "It can't be told from",
     }[scores["network_is"]]
     sentence = f" {verb} {entry['title']} ({as_interval(scores['accuracy']).value or 0:.3f})"
-    if gain.value is not None and gain.low is not None and gain.high is not None:
-        sentence += f": accuracy {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], paired"
+    if gain.low is not None:
+        sentence += f": accuracy {gain.signed()}, paired"
     return f"{sentence}.", scores["network_is"] == "better"
 
 

@@ -505,7 +505,7 @@ def _class_table(found: LearningCurve) -> list[tuple[str, ...]]:
                     curve.name,
                     str(curve.errors[-1]),
                     str(curve.doubled),
-                    _signed(curve.gain),
+                    curve.gain.signed(),
                     curve.verdict(),
                 )
             )
@@ -519,18 +519,12 @@ def _doubling_sentence(found: LearningCurve) -> str:
     last = curve.sizes[-1]
     fitted = float(curve.law.at([last])[0, 0])
     head = f"Twice the training images ({last:,.0f} → {2 * last:,.0f}): {curve.name}"
-    numbers = f"{fitted:.3f} → {curve.doubled} on the fitted curve, a gain of {_signed(curve.gain)}"
+    numbers = f"{fitted:.3f} → {curve.doubled} on the fitted curve, a gain of {curve.gain.signed()}"
     if curve.verdict() == "falls":
         return f"{head} would fall, {numbers}."
     if curve.verdict() == "rises":
         return f"{head} would rise, {numbers}: more images like these are not what is missing."
     return f"{head}, {numbers}: not distinguishable from no gain."
-
-
-def _signed(gain: Interval) -> str:
-    if gain.value is None or gain.low is None or gain.high is None:
-        return str(gain)
-    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
 def _percent(share: float) -> str:

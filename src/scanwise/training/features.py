@@ -27,6 +27,7 @@ from scanwise.core.types import Task
 from scanwise.models.backbones import BackboneSpec
 from scanwise.prepare.augment import Augmentation
 from scanwise.prepare.balance import sample_order
+from scanwise.prepare.batches import batch_bounds
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.training.engine import BATCH, Engine
 
@@ -283,7 +284,7 @@ class FeatureBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._bounds())
+        return len(batch_bounds(self.num_images, self.batch_size, self.training))
 
     def iterate(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield (features (b, d), targets, weights or None)."""
@@ -293,20 +294,8 @@ class FeatureBatches:
             rng = np.random.default_rng([self.seed, epoch, 0])
             order = sample_order(self._row_targets, self.sampler, rng)
             views = (self._offsets + epoch) % self._features.shape[1]
-        for start, stop in self._bounds():
+        for start, stop in batch_bounds(self.num_images, self.batch_size, self.training):
             rows = torch.from_numpy(order[start:stop]).to(self.device)
             chosen = torch.from_numpy(views[order[start:stop]]).to(self.device)
             weights = None if self._weights is None else self._weights[rows]
             yield self._features[rows, chosen], self._targets[rows], weights
-
-    def _bounds(self) -> list[tuple[int, int]]:
-        """First and last position of each batch; a single image at the end joins the one before."""
-        starts = list(range(0, self.num_images, self.batch_size))
-        if (
-            self.training
-            and self.batch_size > 1
-            and len(starts) > 1
-            and self.num_images % self.batch_size == 1
-        ):
-            starts.pop()
-        return list(zip(starts, [*starts[1:], self.num_images], strict=True))
