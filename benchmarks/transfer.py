@@ -198,7 +198,8 @@ def compare(rounds: int, epochs: int) -> None:
         scanwise = [
             sys.executable, "-m", "scanwise", "train", str(folder), "--model", "efficientnet_b0",
             "--weights", str(weights), "--batch-size", str(BATCH), "--epochs", str(epochs),
-            "--patience", "0", "--output", str(Path(scratch) / "run"), "--force",
+            "--patience", "0", "--preset", "auto", "--force",
+            "--output", str(Path(scratch) / "run"),
         ]  # fmt: skip
         cache = {"SCANWISE_CACHE": str(Path(scratch) / "cache")}
         jobs = {

@@ -220,12 +220,15 @@ def presets() -> str:
         "100 to 1000, a class has under 100": DataFacts(500, 350, 60, True, pretrained=True),
         "100 to 1000, every class has 100": DataFacts(1000, 700, 150, True, pretrained=True),
         "over 1000": DataFacts(5000, 3500, 500, True, pretrained=True),
+        "pretrained, no preset, 500 images": DataFacts(500, 350, 60, True, pretrained=True),
         "from random weights, 500 images": DataFacts(500, 350, 60, True),
     }
-    plans = [make_plan(TrainConfig(), facts)[0] for facts in columns.values()]
+    auto, plain = TrainConfig(preset="auto"), TrainConfig()
+    wanted = [auto] * 4 + [plain] * 2
+    plans = [make_plan(*each)[0] for each in zip(wanted, columns.values(), strict=True)]
     settings = (
         "epochs", "batch_size", "lr", "dropout", "augment", "class_weights", "scheduler",
-        "patience", "head", "finetune", "views",
+        "patience", "head", "levels", "finetune", "views",
     )  # fmt: skip
     rows = [f"| Setting | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for name in settings:

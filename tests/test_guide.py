@@ -76,7 +76,7 @@ BLOCKS = make_guide.blocks(GUIDE)
 
 
 def plan(size: str) -> TrainConfig:
-    return make_plan(TrainConfig(), SIZES[size])[0]
+    return make_plan(TrainConfig(preset=None if size == "fresh" else "auto"), SIZES[size])[0]
 
 
 def prose() -> str:

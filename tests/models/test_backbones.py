@@ -24,6 +24,7 @@ from scanwise.models.backbones import (
     tensors_sha256,
     transfer_net,
     unfreezable_blocks,
+    with_levels,
 )
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -236,3 +237,53 @@ def test_published_weights_of_our_own_networks(tmp_path):
         twin = rebuild_backbone(backbone.spec)
         twin.load_state_dict(backbone.module.state_dict())
         torch.testing.assert_close(twin(images), ours.features(images))
+
+
+def test_all_levels_are_mean_and_spread_of_each_block_before_the_last_vector(tiny_hub):
+    from transformers import AutoModel
+
+    last = open_backbone(f"hf:{tiny_hub}")
+    every = with_levels(last, "all")
+    model = AutoModel.from_pretrained(tiny_hub).eval()
+    stages = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+    assert len(stages) > 1
+    maps = []
+    for stage in stages:
+        stage.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.inference_mode():
+        vector = model(IMAGES).pooler_output.flatten(1)
+        found = every.module(IMAGES)
+    parts = [p for m in maps for p in (m.mean((2, 3)), m.std((2, 3), unbiased=False))]
+    torch.testing.assert_close(found, torch.cat([*parts, vector], 1), rtol=1e-4, atol=2e-4)
+    assert every.spec.num_features == found.shape[1] > last.spec.num_features
+    assert every.spec.weights_sha256 != last.spec.weights_sha256  # other cached features
+    assert with_levels(every, "all") is every
+    again = with_levels(every, "last")
+    assert again.spec == last.spec
+
+
+def test_all_levels_are_rebuilt_from_their_description(tiny_hub):
+    every = with_levels(open_backbone(f"hf:{tiny_hub}"), "all")
+    stored = json.loads(json.dumps(every.spec.to_json()))
+    twin = rebuild_backbone(BackboneSpec.from_json(stored))
+    twin.load_state_dict(every.module.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(IMAGES), every.module(IMAGES), rtol=0, atol=0)
+
+
+def test_tokens_of_a_transformer_are_averaged_at_each_level(tmp_path):
+    from tests.conftest import save_hub_folder
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    every = with_levels(
+        open_backbone(f"hf:{save_hub_folder(tmp_path / 'v', ViTModel, config)}"), "all"
+    )
+    assert every.spec.num_features == 4 * 8
+    with torch.inference_mode():
+        states = every.module.inner.model(IMAGES, output_hidden_states=True).hidden_states
+        expected = torch.cat([state.mean(1) for state in states[1:]], 1)
+        torch.testing.assert_close(every.module(IMAGES)[:, :24], expected)

@@ -169,7 +169,13 @@ def test_frozen_features_are_a_baseline_of_a_pretrained_network(discs, tiny_hub,
     import scanwise as sw
 
     run = sw.train(
-        discs, model=f"hf:{tiny_hub}", epochs=1, views=1, no_test=True, output=str(tmp_path / "r")
+        discs,
+        model=f"hf:{tiny_hub}",
+        preset="auto",
+        epochs=1,
+        views=1,
+        no_test=True,
+        output=str(tmp_path / "r"),
     )
     assert set(run.metrics["baselines"]) == {"histogram", "frozen_features"}
     assert set(run.metrics["baselines"]["frozen_features"]["splits"]) == {"val"}

@@ -15,9 +15,9 @@ from scanwise.core.errors import ConfigError, IntegrityError, RunError, SplitErr
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays, load
 from scanwise.data.splits import make_split
+from scanwise.pipeline.fitting import fit_model
 from scanwise.pipeline.plan import DataFacts, make_plan
 from scanwise.pipeline.prepared import prepare
-from scanwise.pipeline.train import fit_model
 from scanwise.pipeline.verify import verify_run
 
 CONTRACT_FILES = (

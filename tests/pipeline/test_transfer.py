@@ -17,7 +17,9 @@ from scanwise.models.backbones import open_backbone, tensors_sha256
 
 @pytest.fixture(scope="module")
 def flags(tiny_hub) -> dict[str, object]:
-    return {"model": f"hf:{tiny_hub}", "epochs": 4, "lr": 0.01, "views": 2, "seed": 1}
+    """The training guide's table: a hidden layer on the last features, trained by steps."""
+    model = f"hf:{tiny_hub}"
+    return {"model": model, "preset": "auto", "epochs": 4, "lr": 0.01, "views": 2, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,102 @@ def test_the_plan_follows_the_guides_table(tiny_run):
     assert decisions["finetune"]["value"] == "head"
     assert decisions["head"]["value"] == "mlp:256"
     assert "auto" in decisions["dropout"]["source"]
+
+
+@pytest.fixture(scope="module")
+def plain_run(discs, tiny_hub, tmp_path_factory):
+    """What a pretrained network gets if nothing else is said, but for fewer views."""
+    folder = tmp_path_factory.mktemp("p") / "run"
+    return sw.train(discs, model=f"hf:{tiny_hub}", views=2, output=str(folder))
+
+
+def test_without_a_preset_it_is_logistic_regression_on_all_levels(plain_run):
+    from scanwise.training.logistic import PENALTIES
+
+    config = plain_run.config
+    assert (config.head, config.levels, config.preset) == ("logistic", "all", "transfer")
+    facts = json.loads((plain_run.path / "training.json").read_text())
+    assert facts["stop_reason"].count(";") == len(PENALTIES) - 1
+    assert plain_run.metrics["splits"]["test"]["auroc_macro"]["value"] > 0.9
+    assert set(plain_run.metrics["baselines"]) == {"histogram"}  # the other one is the head itself
+    history = (plain_run.path / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    report = (plain_run.path / "report.md").read_text()
+    assert "logistic regression with penalty" in report
+
+
+def test_the_kept_penalty_is_the_best_on_validation(plain_run):
+    facts = json.loads((plain_run.path / "training.json").read_text())
+    tried = facts["stop_reason"].split("(")[1].strip(")").split("; ")
+    values = {float(p): float(v) for p, v in (part.split(": ") for part in tried)}
+    kept = float(facts["stop_reason"].split("penalty ")[1].split(",")[0])
+    assert values[kept] == min(values.values())
+    assert facts["best_value"] == pytest.approx(values[kept], abs=1e-4)
+
+
+def test_a_bundle_of_all_levels_answers_without_the_source(plain_run, discs, monkeypatch):
+    import csv
+
+    monkeypatch.setattr(
+        "scanwise.models.backbones.open_backbone", lambda *a: pytest.fail("source was opened")
+    )
+    bundle = sw.Bundle.from_pretrained(plain_run.path)
+    found = bundle.predict(np.load(discs)["test_images"]).probabilities
+    with (plain_run.path / "predictions.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    written = np.array([[float(row["prob_0"]), float(row["prob_1"])] for row in rows])
+    np.testing.assert_allclose(found, written, atol=2e-5)
+
+
+def test_half_a_cache_gives_the_same_logistic_head(discs, tiny_hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCANWISE_CACHE", str(tmp_path / "cache"))
+    wanted = {"model": f"hf:{tiny_hub}", "views": 2}
+    first = sw.train(discs, **wanted, output=str(tmp_path / "one"))
+    for shard in (cache_dir() / "features").rglob("*.npy"):
+        rows = np.load(shard)
+        np.save(shard, rows[: len(rows) // 2])
+    second = sw.train(discs, **wanted, output=str(tmp_path / "two"))
+    assert weights_sha(first) == weights_sha(second)
+
+
+def test_fine_tuning_starts_from_the_logistic_head(discs, tiny_hub, tmp_path):
+    run = sw.train(
+        discs, model=f"hf:{tiny_hub}", views=1, epochs=1, finetune="last:1",
+        output=str(tmp_path / "run"),
+    )  # fmt: skip
+    (stage,) = json.loads((run.path / "training.json").read_text())["finetune"]
+    record = (run.path / "history.csv").read_text().splitlines()[1].split(",")
+    assert stage["before"] == pytest.approx(float(record[3]), abs=1e-3)
+    bundle = sw.Bundle.from_pretrained(run.path)
+    assert bundle.predict(np.load(discs)["test_images"]).probabilities.shape == (80, 2)
+
+
+def test_class_weights_move_the_logistic_head(discs, tiny_hub, tmp_path):
+    wanted = {"model": f"hf:{tiny_hub}", "views": 1, "no_test": True}
+    run = sw.train(discs, **wanted, class_weights="0=9,1=1", output=str(tmp_path / "nine"))
+    plain = sw.train(discs, **wanted, output=str(tmp_path / "plain"))
+    shares = []
+    for each in (run, plain):
+        bundle = sw.Bundle.from_pretrained(each.path)
+        shares.append(bundle.predict(np.load(discs)["val_images"]).probabilities[:, 0].mean())
+    assert shares[0] > shares[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss": "focal"}, "--loss focal does not go with --head logistic"),
+        ({"sampler": "balanced"}, "--sampler balanced"),
+        ({"label_smoothing": 0.1}, "--label-smoothing 0.1"),
+        ({"output_activation": "sigmoid"}, "--output-activation sigmoid"),
+    ],
+)
+def test_what_a_logistic_regression_cannot_do_is_refused(
+    discs, tiny_hub, tmp_path, settings, words
+):
+    with pytest.raises(Exception, match=words):
+        sw.train(discs, model=f"hf:{tiny_hub}", **settings, output=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_image_files_are_read_at_the_backbones_size(tiny_hub, tmp_path):
@@ -177,6 +275,8 @@ def test_an_interrupted_head_goes_on_to_the_same_bits(discs, flags, tmp_path, mo
     [
         ({"model": "resnet18", "finetune": "head"}, "pretrained networks"),
         ({"model": "resnet18", "views": 3}, "pretrained networks"),
+        ({"model": "resnet18", "levels": "all"}, "pretrained networks"),
+        ({"model": "resnet18", "head": "logistic"}, "pretrained networks"),
         ({"model": "run:nowhere"}, "no bundle"),
         ({"activation": "tanh"}, "activation tanh does not go"),
     ],

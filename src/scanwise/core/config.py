@@ -28,7 +28,7 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["plateau", "cosine", "step", "onecycle", "none"]
 Loss = Literal["auto", "ce", "focal", "logit_adjust"]
 Monitor = Literal["val_loss", "val_accuracy", "val_auc", "val_balanced_acc"]
-Preset = Literal["auto", "small", "medium", "large", "default", "reference"]
+Preset = Literal["auto", "small", "medium", "large", "default", "transfer", "reference"]
 Balance = Literal["none", "smote", "smote-pixels"]
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 Fit = Literal["stretch", "pad", "crop"]
@@ -109,7 +109,13 @@ class TrainConfig(Settings):
     views: int | None = Field(
         default=None, ge=1, le=64, description="Views of each image that a frozen network sees."
     )
-    head: str | None = Field(default=None, description="linear or mlp:256 (hidden units).")
+    levels: Literal["last", "all"] | None = Field(
+        default=None, description="Pretrained networks: features of the last layer or of all."
+    )
+    head: str | None = Field(
+        default=None,
+        description="linear or mlp:256 (hidden units); pretrained networks: logistic too.",
+    )
     activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu"] = Field(
         default="relu", description="Hidden activation of the MLP."
     )
@@ -120,7 +126,8 @@ class TrainConfig(Settings):
     # Training
     preset: Preset | None = Field(
         default=None,
-        description="auto (by number of images), small, medium, large, default or reference.",
+        description="auto (by number of images), small, medium, large, default, transfer or "
+        "reference.",
     )
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over train.")
     batch_size: int | None = Field(default=None, ge=1, le=65_536, description="Images a step.")

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 # Rounds of the pause instruction before an idle OpenMP thread sleeps; libgomp's default is 300,000.
-SPIN_COUNT = 1000
+SPIN_COUNT = 300
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

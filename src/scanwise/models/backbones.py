@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -34,6 +34,10 @@ GRAMMAR = "hf:ID-OR-FOLDER, timm:NAME, run:RUN, or, with --weights imagenet or F
 HUB = "https://huggingface.co"
 
 _MOST_BLOCKS = 64  # a longer list is no list of stages
+_MOST_LEVELS = 16  # of which the maps are described; of more blocks, evenly spread ones
+
+
+Levels = Literal["last", "all"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class BackboneSpec:
         num_features: d of the feature vectors (b, d).
         weights_sha256: Of all tensors with their names.
         config: What its library needs to build it with random weights.
+        levels: "last": the network's own feature vector; "all": see AllLevels.
     """
 
     kind: Literal["hf", "timm", "scanwise"]
@@ -57,7 +62,8 @@ class BackboneSpec:
     std: tuple[float, ...]
     num_features: int
     weights_sha256: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict, repr=False)
+    levels: Levels = "last"
 
     @property
     def channels(self) -> int:
@@ -125,7 +131,7 @@ def transfer_net(
         backbone: Whose features the head reads.
         num_outputs: Logits per image, k.
         dropout: Rate before the head's layers; None is 0.2, as in the training guide.
-        head: "linear", "mlp:256" or None (linear).
+        head: "linear", "logistic" (the same layer, fitted otherwise), "mlp:256" or None (linear).
 
     Raises:
         ModelError: If `head` can't be read.
@@ -205,12 +211,31 @@ def open_backbone(model: str, weights: str | None = None) -> Backbone:
     return backbone
 
 
+def with_levels(backbone: Backbone, levels: Levels) -> Backbone:
+    """The same weights with other features: those of the last layer, or of all levels."""
+    spec, module = backbone.spec, backbone.module
+    if spec.levels == levels:
+        return backbone
+    other = AllLevels(module) if levels == "all" else getattr(module, "inner", module)
+    return Backbone(
+        replace(
+            spec,
+            levels=levels,
+            num_features=count_features(other.eval(), spec.name, spec.channels, spec.input_px),
+            weights_sha256=tensors_sha256(other),
+        ),
+        other,
+    )
+
+
 def rebuild_backbone(spec: BackboneSpec) -> nn.Module:
     """The same network with random weights, to be filled from a bundle.
 
     Raises:
         ModelError: If its library is missing.
     """
+    if spec.levels == "all":
+        return AllLevels(rebuild_backbone(replace(spec, levels="last"))).eval()
     if spec.kind == "hf":
         stated = dict(spec.config)
         pooled = bool(stated.pop("pooled"))
@@ -278,6 +303,49 @@ class HubFeatures(nn.Module):
         return vectors  # type: ignore[no-any-return]
 
 
+class AllLevels(nn.Module):
+    """A backbone that answers with what all its levels saw, not the last one alone.
+
+    To the network's own vector come mean and standard deviation over the image of the maps after
+    each block (of token networks the mean over the tokens). Early blocks see texture and colour,
+    late ones objects of the pictures that the network was trained on: for other pictures a linear
+    classifier on all of them is better (Evci et al., ICML 2022, arXiv:2201.03529).
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        stages = _stages(self.inner)
+        if len(stages) > _MOST_LEVELS:
+            step = len(stages) / _MOST_LEVELS
+            stages = [stages[int(i * step)] for i in range(_MOST_LEVELS)]
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            maps = output[0] if isinstance(output, tuple | list) else output
+            if isinstance(maps, Tensor):
+                seen.extend(_pooled_maps(maps))
+
+        hooks = [stage.register_forward_hook(keep) for stage in stages]
+        try:
+            vectors = self.inner(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([*seen, vectors], dim=1)
+
+
+def _pooled_maps(maps: Tensor) -> list[Tensor]:
+    """Vectors (b, d) that describe what a block gives; none where it gives no maps or tokens."""
+    if maps.ndim == 4:
+        mean = maps.mean(dim=(2, 3))
+        spread = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3))
+        return [mean, (spread + 1e-8).sqrt()]
+    return [maps.mean(dim=1)] if maps.ndim == 3 else []
+
+
 def tensors_sha256(module: nn.Module) -> str:
     """Hex SHA-256 of all parameters and buffers with their names, in order of names."""
     digest = hashlib.sha256()
@@ -322,16 +390,9 @@ def unfreezable_blocks(module: nn.Module) -> list[list[nn.Parameter]]:
     blocks); what comes before it belongs to the first, what comes after it to the last.
     """
     everything = list(module.parameters())
-    lists = [
-        child
-        for child in module.modules()
-        if isinstance(child, nn.ModuleList | nn.Sequential)
-        and 1 < len(child) <= _MOST_BLOCKS
-        and all(any(True for _ in part.parameters()) for part in child)
-    ]
-    if not lists:
+    stages = _stages(module)
+    if not stages:
         return [everything]
-    stages = list(max(lists, key=len))
     places = {id(p): i for i, stage in enumerate(stages) for p in stage.parameters()}
     blocks: list[list[nn.Parameter]] = [[] for _ in stages]
     place = 0
@@ -340,6 +401,18 @@ def unfreezable_blocks(module: nn.Module) -> list[list[nn.Parameter]]:
         place = places.get(id(parameter), place)
         blocks[place].append(parameter)
     return blocks
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """The longest list of parts with weights in a network, from input to output; may be empty."""
+    lists = [
+        child
+        for child in module.modules()
+        if isinstance(child, nn.ModuleList | nn.Sequential)
+        and 1 < len(child) <= _MOST_BLOCKS
+        and all(any(True for _ in part.parameters()) for part in child)
+    ]
+    return list(max(lists, key=len)) if lists else []
 
 
 # --- Hugging Face -------------------------------------------------------------------------------

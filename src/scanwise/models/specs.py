@@ -119,20 +119,23 @@ def parse_block_flags(options: str) -> Parsed:
 
 
 def parse_head(head: str | None) -> int | None:
-    """Hidden units of `--head`: None for 'linear' (the default), 256 for 'mlp:256'.
+    """Hidden units of `--head`: None for one layer ('linear' or 'logistic'), 256 for 'mlp:256'.
 
     Raises:
         ModelError: Anything else.
     """
     name, _, units = (head or "linear").partition(":")
-    if name == "linear" and not units:
+    if name in ("linear", "logistic") and not units:
         return None
     if name == "mlp":
         try:
             return _units(units or "256")
         except ModelError as error:
             raise ModelError(f"head '{head}': {error} Write linear or mlp:256.") from None
-    raise ModelError(f"unknown head '{head}'; write linear or mlp:256 (hidden units).")
+    raise ModelError(
+        f"unknown head '{head}'; write linear, mlp:256 (hidden units) or, for pretrained networks, "
+        "logistic."
+    )
 
 
 def _units(text: str) -> int:

@@ -15,8 +15,9 @@ from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays
 from scanwise.data.splits import make_split
 from scanwise.deploy.bundle import Bundle
+from scanwise.pipeline.fitting import fit_bundle
 from scanwise.pipeline.plan import make_plan
-from scanwise.pipeline.train import data_facts, fit_bundle
+from scanwise.pipeline.train import data_facts
 from scanwise.pipeline.transfer import with_backbone
 
 

@@ -2,9 +2,9 @@
 
 Flag > SCANWISE_* > YAML > preset > default. `auto`, `small`, `medium` and `large` are the rows of
 the training guide's table by data set size, written for a frozen pretrained backbone with a new
-head; `default` is our recipe for networks that start from random weights; `reference` is the
-MedMNIST protocol (Yang et al., Sci Data 10:41, 2023): Adam 1e-3, batch 128, 100 epochs, x0.1 at
-50 % and 75 %, best epoch by validation AUC, no augmentation.
+head; `transfer` is our recipe for such backbones, `default` the one for networks that start from
+random weights; `reference` is the MedMNIST protocol (Yang et al., Sci Data 10:41, 2023): Adam 1e-3,
+batch 128, 100 epochs, x0.1 at 50 % and 75 %, best epoch by validation AUC, no augmentation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError
 
 DEFAULT_MODEL = "small_resnet:32"
+FEW = 500  # training images below which a frozen network sees augmented views too
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def make_plan(
     """
     preset, why = _which_preset(config, facts)
     label, choices = _preset_choices(preset, config, facts)
-    if facts.pretrained:
-        choices |= _transfer(facts)
+    if facts.pretrained and preset != "transfer":
+        choices |= _guide_transfer(facts)
     line = f"preset {preset}{label}: {why}"
     decisions, filled = [], {}
     for setting, (value, reason) in choices.items():
@@ -100,8 +101,7 @@ def _which_preset(config: TrainConfig, facts: DataFacts) -> tuple[str, str]:
     if config.preset:
         return config.preset, "you asked for it"
     if facts.pretrained:
-        row, rule = _size_row(facts.n_images)
-        return "auto", f"row '{row}' fired: {facts.n_images} images, {rule}"
+        return "transfer", "the network is pretrained; the guide's table is --preset auto"
     return (
         "default",
         "the network starts from random weights; the table by data set size (--preset auto) was "
@@ -126,6 +126,8 @@ def _preset_choices(preset: str, config: TrainConfig, facts: DataFacts) -> tuple
         return "", _guide_row(preset, facts)
     if preset == "reference":
         return "", _reference(facts)
+    if preset == "transfer":
+        return "", _transfer_recipe(facts)
     return "", _default_recipe(config, facts)
 
 
@@ -171,14 +173,48 @@ def _guide_row(row: str, facts: DataFacts) -> Choices:
     }
 
 
-def _transfer(facts: DataFacts) -> Choices:
-    """What only pretrained networks have."""
+def _transfer_recipe(facts: DataFacts) -> Choices:
+    """Logistic regression on what all levels of a frozen network see; docs/results.md has why.
+
+    What only training step by step needs is for `--finetune` and the other heads.
+    """
+    few = facts.n_train < FEW
+    batch = 16 if few else 64
     return {
+        "head": ("logistic", "no rate, no epochs: the best linear classifier for each penalty"),
+        "levels": ("all", "texture and colour of early blocks beside the last one's objects"),
+        "finetune": ("head", "the backbone stays frozen: its features are computed once"),
+        "views": (
+            (4, f"{facts.n_train} training images: three augmented views beside each")
+            if few
+            else (1, f"{facts.n_train} training images: each as it is")
+        ),
+        "augment": ("strong", "of the views beside each image"),
+        "class_weights": ("none", "probabilities stay those of the data; see --class-weights"),
+        "epochs": (15, "of fine-tuning, if it is asked for"),
+        "batch_size": (batch, f"{facts.n_train} training images"),
+        "lr": (1e-3, "of a head trained by steps; fine-tuning takes a tenth"),
+        "dropout": (0.2, "before the head"),
+        "optimizer": ("adamw", "decoupled weight decay"),
+        "weight_decay": (0.05, "with AdamW"),
+        "scheduler": ("onecycle", "one rise, one fall"),
+        "warmup": (0, "one-cycle warms up by itself"),
+        "label_smoothing": (0.0, "validation picks the penalty by plain log-loss"),
+        "ema": (False, "of steps, which the logistic head has not"),
+        "patience": (0, "one-cycle must run to its end; the best epoch is kept all the same"),
+        "monitor": ("val_loss", "picks what fits validation's labels best"),
+    }
+
+
+def _guide_transfer(facts: DataFacts) -> Choices:
+    """What the guide's table has for pretrained networks only."""
+    return {
+        "levels": ("last", "the guide's: the network's own feature vector"),
         "head": ("mlp:256", "the guide's head: dropout, 256 units, BatchNorm, dropout"),
         "finetune": ("head", "the backbone stays frozen: its features are computed once"),
         "views": (
             (4, f"{facts.n_train} training images: three augmented views beside each")
-            if facts.n_train < 500
+            if facts.n_train < FEW
             else (1, f"{facts.n_train} training images: each as it is")
         ),
     }
@@ -255,6 +291,24 @@ def _check_resolved(config: TrainConfig) -> None:
     warmup, epochs = config.warmup or 0, config.epochs or 1
     if warmup >= epochs:
         raise ConfigError(f"warmup={warmup} must be below epochs={epochs}.")
+    if config.head == "logistic":
+        _check_logistic(config)
+
+
+def _check_logistic(config: TrainConfig) -> None:
+    """What a logistic regression can't do by its nature."""
+    unfit = {
+        f"--loss {config.loss}": config.loss not in ("auto", "ce"),
+        f"--sampler {config.sampler}": config.sampler != "shuffle",
+        f"--label-smoothing {config.label_smoothing}": bool(config.label_smoothing),
+        f"--output-activation {config.output_activation}": config.output_activation != "auto",
+    }
+    for flag, wrong in unfit.items():
+        if wrong:
+            raise ConfigError(
+                f"{flag} does not go with --head logistic (the choice for pretrained networks); "
+                "add --head linear or --head mlp:256."
+            )
 
 
 def explicit_settings(config: TrainConfig, defaults: Collection[str] = ()) -> dict[str, Any]:

@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from scanwise import __version__
 from scanwise.core.commands import with_commands
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError, RunError, SplitError
 from scanwise.core.runtime import environment
-from scanwise.core.types import Dataset, Finding, Split, Task
+from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
 from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
 from scanwise.data.splits import make_split, read_split_groups, read_splits, write_splits
-from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
-from scanwise.metrics.calibration import Calibration, calibrate
-from scanwise.models.backbones import (
-    Backbone,
-    TransferNet,
-    backbone_slug,
-    is_pretrained,
-    transfer_net,
-)
-from scanwise.models.build import ModelInfo, as_model, check_model_spec, describe_model
-from scanwise.models.losses import loss_findings
-from scanwise.pipeline.baselines import Baseline, fit_baselines, validation_line
-from scanwise.pipeline.budget import Budget, clock_decided, open_budget, whole
+from scanwise.deploy.bundle import Bundle
+from scanwise.models.backbones import backbone_slug, is_pretrained
+from scanwise.models.build import check_model_spec
+from scanwise.pipeline.budget import clock_decided, open_budget
 from scanwise.pipeline.evaluate import evaluate_run
-from scanwise.pipeline.finetune import Stage, finetune
+from scanwise.pipeline.fitting import (
+    Trained,
+    findings_of_loss,
+    fit_model,
+    fit_temperature,
+    make_bundle,
+)
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
-from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
-from scanwise.pipeline.transfer import (
-    Features,
-    compute_features,
-    describe_transfer,
-    fit_head,
-    loss_of,
-    with_backbone,
-)
+from scanwise.pipeline.transfer import with_backbone
 from scanwise.prepare.augment import parse_augmentation
 from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
-from scanwise.report.data_plots import write_augmentation_sheet, write_data_plots
 from scanwise.training.device import describe_device, pick_device
-from scanwise.training.loop import FitResult, fit
-from scanwise.training.settings import loop_settings
 
 
 def train(
@@ -194,7 +178,7 @@ def reevaluate(path: Path) -> Run:
     config = run.config.model_copy(update={"no_test": False})
     dataset, split = _reload(run, config)
     bundle = Bundle.from_pretrained(run.path)
-    calibration = _calibrate(bundle, dataset, split, "cpu")
+    calibration = fit_temperature(bundle, dataset, split, "cpu")
     report = check_dataset(dataset, split, skip_unreadable=True, accept_leak=True)
     evaluate_run(run, config, dataset, split, report, bundle, calibration)
     build_report(run.path)
@@ -346,269 +330,6 @@ def describe(
     return split
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training made: the network with its best weights, and how it went."""
-
-    model: nn.Module
-    info: ModelInfo
-    prepared: Prepared
-    result: FitResult
-    device: torch.device
-    features: Features | None = None  # of a pretrained network
-    stages: tuple[Stage, ...] = ()  # of fine-tuning it
-    baselines: tuple[Baseline, ...] = ()  # simple models to stand beside it
-
-    @property
-    def own_model(self) -> bool:
-        """True for a user's module, which can't be rebuilt from a name."""
-        return self.info.spec == type(self.model).__name__
-
-
-def fit_model(
-    config: TrainConfig,
-    dataset: Dataset,
-    split: Split,
-    *,
-    model: nn.Module | None,
-    backbone: Backbone | None = None,
-    device: torch.device,
-    run: Run | None = None,
-    say: Messages | None = None,
-    resume: bool = False,
-    budget: Budget | None = None,
-) -> Trained:
-    """Prepare the data and train one network on one split; the test rows are never read.
-
-    `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
-    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for.
-    """
-    torch.manual_seed(config.seed)
-    prepared = prepare(
-        dataset, split, config, device, backbone=None if backbone is None else backbone.spec
-    )
-    if backbone is not None:
-        return fit_transfer(
-            config,
-            dataset,
-            split,
-            prepared,
-            backbone,
-            device=device,
-            run=run,
-            say=say,
-            resume=resume,
-            budget=budget,
-        )
-    channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
-    # Dropout, activation and head are inside a module of one's own.
-    inside: dict[str, Any] = (
-        {"dropout": config.dropout, "activation": config.activation, "head": config.head}
-        if model is None
-        else {}
-    )
-    network = as_model(
-        model if model is not None else str(config.model),
-        num_outputs=dataset.num_classes,
-        channels=channels,
-        size_px=size_px,
-        **inside,
-    )
-    info = describe_model(None if model is not None else str(config.model), network, size_px)
-    if run is not None:
-        _write_pictures(run, dataset, split, prepared)
-    if say is not None:
-        say.training(prepared, info, describe_device(device))
-        say.findings(_loss_findings(config, dataset.task, prepared))
-    baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
-    loss = loss_of(config, dataset, prepared)
-    settings = loop_settings(config, channels_last=prepared.train.channels_last)
-    plan = whole(settings, prepared.train)
-    if budget is not None:
-        plan = budget.shorten(
-            "train", network, prepared.train, prepared.val, loss, dataset.task, settings
-        )
-    result = fit(
-        network,
-        plan.train,
-        prepared.val,
-        loss_fn=loss,
-        task=dataset.task,
-        settings=plan.settings,
-        stop_when=plan.stop_when,
-        run_dir=None if run is None else run.path,
-        resume=resume,
-        stream=sys.stderr if say is not None else None,
-    )
-    return Trained(network, info, prepared, result, device, baselines=baselines)
-
-
-def _write_pictures(run: Run, dataset: Dataset, split: Split, prepared: Prepared) -> None:
-    """plots/: the data, the classes before and after balancing, what augmentation does."""
-    write_data_plots(dataset, split, run.path / "plots", balanced=prepared.epoch_counts)
-    sheet = prepared.preview
-    write_augmentation_sheet(
-        run.path / "plots",
-        sheet.originals,
-        sheet.augmented.swapaxes(0, 1),
-        sheet.enhanced,
-        note=sheet.caption,
-    )
-
-
-def baselines_first(
-    config: TrainConfig,
-    dataset: Dataset,
-    split: Split,
-    prepared: Prepared,
-    features: Features | None,
-    *,
-    run: Run | None,
-    say: Messages | None,
-) -> tuple[Baseline, ...]:
-    """Fit the simple models, and say what they score; only for a run that is reported."""
-    if run is None:
-        return ()
-    baselines = fit_baselines(
-        dataset,
-        split,
-        prepared.preprocessing,
-        seed=config.seed,
-        features=None if features is None else features.extractor.plain,
-        features_name="" if features is None else features.extractor.spec.name,
-    )
-    if say is not None:
-        say.say(validation_line(baselines, dataset, split, prepared.preprocessing))
-    return baselines
-
-
-def fit_transfer(
-    config: TrainConfig,
-    dataset: Dataset,
-    split: Split,
-    prepared: Prepared,
-    backbone: Backbone,
-    *,
-    device: torch.device,
-    run: Run | None,
-    say: Messages | None,
-    resume: bool,
-    budget: Budget | None = None,
-) -> Trained:
-    """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
-    if run is not None:
-        _write_pictures(run, dataset, split, prepared)
-    torch.manual_seed(config.seed)
-    network = transfer_net(
-        backbone, num_outputs=dataset.num_classes, dropout=config.dropout, head=config.head
-    )
-    info = describe_transfer(network)
-    if say is not None:
-        say.training(prepared, info, describe_device(device))
-    features = compute_features(
-        backbone,
-        prepared,
-        views=int(config.views or 1),
-        device=device,
-        say=None if say is None else say.say,
-        budget=budget,
-    )
-    if say is not None:
-        say.say(features.describe())
-    baselines = baselines_first(config, dataset, split, prepared, features, run=run, say=say)
-    result = fit_head(
-        config,
-        dataset,
-        prepared,
-        network,
-        features,
-        device=device,
-        run_dir=None if run is None else run.path,
-        resume=resume,
-        quiet=say is None,
-        budget=budget,
-    )
-    stages: tuple[Stage, ...] = ()
-    if config.finetune not in (None, "head"):
-        stages = finetune(
-            config,
-            dataset,
-            split,
-            prepared,
-            network,
-            run_dir=None if run is None else run.path,
-            resume=resume,
-            say=None if say is None else say.say,
-            budget=budget,
-        )
-    return Trained(network, info, prepared, result, device, features, stages, baselines)
-
-
-def fit_bundle(
-    config: TrainConfig,
-    dataset: Dataset,
-    split: Split,
-    *,
-    model: nn.Module | None = None,
-    backbone: Backbone | None = None,
-    verbose: bool = False,
-) -> Bundle:
-    """Train and calibrate without a run folder; what `ImageClassifier.fit` does."""
-    trained = fit_model(
-        config,
-        dataset,
-        split,
-        model=model,
-        backbone=backbone,
-        device=pick_device(config.device),
-        say=Messages() if verbose else None,
-    )
-    bundle, _ = make_bundle(trained, config, dataset, split)
-    return bundle
-
-
-def make_bundle(
-    trained: Trained, config: TrainConfig, dataset: Dataset, split: Split
-) -> tuple[Bundle, Calibration]:
-    """Wrap the network with its preprocessing, and fit the temperature on validation."""
-    preprocessing = trained.prepared.preprocessing
-    own = trained.own_model
-    draft = BundleConfig(
-        architecture=f"custom:{trained.info.name}" if own else trained.info.spec,
-        task=dataset.task,
-        class_names=dataset.class_names,
-        size_px=preprocessing.size_px,
-        channels=preprocessing.channels,
-        dropout=config.dropout,
-        activation=config.activation,
-        head=config.head,
-        output_activation=config.output_activation,
-        scanwise_version=__version__,
-        trained_on=dataset.provenance.source,
-        synthetic=dataset.provenance.synthetic,
-        page=config.page,
-        project=config.project,
-        backbone=trained.model.spec.to_json() if isinstance(trained.model, TransferNet) else None,
-    )
-    bundle = Bundle(trained.model, preprocessing, draft)
-    if trained.features is not None and not any(stage.kept for stage in trained.stages):
-        bundle.feature_source = trained.features.extractor.plain
-    calibration = _calibrate(bundle, dataset, split, str(trained.device))
-    bundle.config = replace(draft, temperature=calibration.temperature)
-    return bundle, calibration
-
-
-def _calibrate(bundle: Bundle, dataset: Dataset, split: Split, device: str) -> Calibration:
-    """The temperature that fits validation."""
-    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
-    logits = bundle.logits_of(pixels, device=device)
-    return calibrate(
-        class_logits(logits, dataset.task, bundle.config.output_activation),
-        dataset.targets[split.val],
-        dataset.task,
-    )
-
-
 def finish(
     run: Run,
     config: TrainConfig,
@@ -645,7 +366,7 @@ def _training_facts(
     result, prepared = trained.result, trained.prepared
     weights = prepared.class_weights
     findings = with_commands(
-        [*prepared.findings, *_loss_findings(config, dataset.task, prepared)],
+        [*prepared.findings, *findings_of_loss(config, dataset.task, prepared)],
         config.model_dump(),
         run.plan,
     )
@@ -681,12 +402,3 @@ def _feature_notes(trained: Trained) -> list[str]:
     if trained.features is None:
         return []
     return [trained.features.describe(), *(stage.describe() for stage in trained.stages)]
-
-
-def _loss_findings(config: TrainConfig, task: Task, prepared: Prepared) -> tuple[Finding, ...]:
-    return loss_findings(
-        task=task,
-        loss=config.loss,
-        class_weights=prepared.class_weights is not None,
-        output_activation=config.output_activation,
-    )

@@ -31,6 +31,7 @@ from scanwise.metrics.inputs import Floats, Ints, one_hot, predict_classes
 from scanwise.metrics.intervals import group_numbers, percentile_interval, resample_weights
 from scanwise.metrics.power_law import MIN_SIZES, PowerLaw, fit_power_law
 from scanwise.models.backbones import Backbone
+from scanwise.pipeline.fitting import fit_bundle
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import make_plan
 from scanwise.pipeline.runs import check_output_free
@@ -39,7 +40,6 @@ from scanwise.pipeline.train import (
     check_fitted_settings,
     check_settings,
     data_facts,
-    fit_bundle,
     load_data,
     split_and_check,
 )
