@@ -217,3 +217,17 @@ def test_git_state_sees_commit_and_changes(tmp_path: Path) -> None:
     assert state["clean"]
     (tmp_path / "a.txt").write_text("2")
     assert not runtime.git_state(tmp_path)["clean"]
+
+
+def test_one_blas_thread_is_one_thread_and_then_as_before():
+    import numpy  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = threads()
+    assert before
+    with runtime.one_blas_thread():
+        assert set(threads()) == {1}
+    assert threads() == before

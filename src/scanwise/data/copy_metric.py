@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from scanwise.core.runtime import one_blas_thread
 from scanwise.data.views import (
     NUM_SYMMETRIES,
     Bytes,
@@ -73,8 +74,12 @@ def fit_metric(
     within = _scatter(changes, np.zeros_like(mean))
     total = _scatter(base, mean)
     ridge = 1e-3 * np.trace(within) / len(mean) + 1e-9
-    _, vectors = eigh(total, within + ridge * np.eye(len(mean)))
-    projection = vectors[:, ::-1][:, : min(size, len(mean))]
+    last, kept = len(mean) - 1, min(size, len(mean))
+    with one_blas_thread():
+        _, vectors = eigh(
+            total, within + ridge * np.eye(len(mean)), subset_by_index=[last - kept + 1, last]
+        )
+    projection = vectors[:, ::-1]
     centre = np.asarray(mean @ projection, np.float32)
     return Metric(centre, _in_symmetries(projection, base.shape[1:]))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scanwise.core.runtime import one_blas_thread
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split
 from scanwise.metrics.baselines import baseline_scores
 from scanwise.metrics.inputs import predict_classes
@@ -198,7 +199,7 @@ def _fit(
     best, best_loss = None, np.inf
     for penalty in PENALTIES:
         model = _regression(penalty, multilabel=targets.ndim == 2)
-        with warnings.catch_warnings():
+        with one_blas_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged: what counts is validation
             model.fit(train, targets)
         loss = _log_loss(_probabilities(model, val, k), val_targets)

@@ -141,5 +141,5 @@ def png_uri(image: NDArray[np.uint8]) -> Markup:
     picture = Image.fromarray(np.ascontiguousarray(as_picture(image)))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return Markup("data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii"))

@@ -6,6 +6,7 @@ features this beats the same layer trained step by step (docs/results.md).
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scanwise.core.runtime import one_blas_thread
+
 # Weight of half the squared norm beside the mean loss, from the strongest on.
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
 MAX_ITERATIONS = 300
+SMALL = 20_000_000  # numbers
 ABSENT = 20.0  # logits by which a class without training images lies below the others
 
 
@@ -55,7 +59,10 @@ def fit_logistic(
     mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale[scale < 1e-6 * max(1.0, float(scale.max(initial=0.0)))] = np.inf  # constant: no say
     numbers = ((rows - mean) / scale).astype(np.float32)
-    numbers, back = _rotated(numbers)
+    # One thread where it is a matter of seconds: see one_blas_thread.
+    calm = one_blas_thread if numbers.size <= SMALL else contextlib.nullcontext
+    with calm():
+        numbers, back = _rotated(numbers)
     labels = np.repeat(targets, views, axis=0)
     columns = [labels] if labels.ndim == 1 else list(labels.T)
     importance = np.ones(targets.shape) if weights is None else weights
@@ -75,7 +82,7 @@ def fit_logistic(
                     bias[present[0]] = 0.0
                 continue
             model.C = 1 / (penalty * shares[:, number].sum())
-            with warnings.catch_warnings():
+            with calm(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # not converged in time: validation judges
                 model.fit(numbers, column, sample_weight=shares[:, number])
             coef = np.asarray(model.coef_, np.float64)
