@@ -13,9 +13,8 @@ from scanwise.prepare.balance import (
     describe_class_weights,
     drawn_counts,
     sample_order,
-    smote,
-    with_synthetic,
 )
+from scanwise.prepare.smote import smote, with_synthetic
 
 NAMES = ("Platelets", "RBC", "WBC")
 COUNTS = np.array([36, 160, 91])

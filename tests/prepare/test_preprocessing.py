@@ -14,7 +14,7 @@ from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
 from scanwise.data.images import read_image
 from scanwise.data.pixels import fit_to_square
-from scanwise.prepare.balance import class_weights, smote
+from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.prepare.preprocessing import (
     FORMAT_VERSION,
@@ -23,6 +23,7 @@ from scanwise.prepare.preprocessing import (
     fit_preprocessing,
     is_grey,
 )
+from scanwise.prepare.smote import smote
 
 
 def make_dataset(images: np.ndarray, targets: np.ndarray | None = None) -> Dataset:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +32,6 @@ from scanwise.prepare.preprocessing import Preprocessing
 BINS = 16  # of each channel's histogram
 MOST_ROWS = 10_000  # more training images change a logistic regression on 50 numbers no more
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C; validation picks
-BLOCK = 4096
 FOLDER = "baselines"
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -57,14 +57,18 @@ def histogram_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Shares of 16 levels, mean and standard deviation of each channel, float32 (n, 18 c)."""
     n, _, _, c = pixels.shape
     result = np.empty((n, c * (BINS + 2)), np.float32)
-    for start in range(0, n, BLOCK):
-        block = np.asarray(pixels[start : start + BLOCK]).reshape(min(BLOCK, n - start), -1, c)
-        m, area = block.shape[:2]
-        cells = (block // (256 // BINS)).astype(np.int64)
-        cells += BINS * (np.arange(m)[:, None, None] * c + np.arange(c))
-        shares = np.bincount(cells.ravel(), minlength=m * c * BINS).reshape(m, -1) / area
-        levels = block.astype(np.float32) / 255
-        result[start : start + m] = np.hstack([shares, levels.mean(1), levels.std(1)])
+    levels = np.arange(256) / 255
+    for row in range(n):
+        image = np.ascontiguousarray(pixels[row])
+        # How often each of the 256 levels occurs in each channel; all else follows from it.
+        counts = np.stack(
+            [cv2.calcHist([image], [k], None, [256], [0, 256]).ravel() for k in range(c)]
+        )
+        shares = counts.astype(np.float64) * (c / image.size)
+        mean = shares @ levels
+        spread = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+        binned = shares.reshape(c, BINS, -1).sum(axis=2)
+        result[row] = np.concatenate([binned.ravel(), mean, spread])
     return result
 
 

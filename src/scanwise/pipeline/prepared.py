@@ -24,7 +24,6 @@ from scanwise.prepare.balance import (
     class_weights,
     describe_class_weights,
     drawn_counts,
-    smote,
 )
 from scanwise.prepare.batches import Batches
 from scanwise.prepare.preprocessing import Preprocessing, fit_preprocessing
@@ -87,6 +86,8 @@ def prepare(
     notes: list[str] = list(preprocessing.notes)
     num_synthetic = 0
     if config.balance != "none":
+        from scanwise.prepare.smote import smote  # takes a second to import
+
         made = smote(
             np.asarray(pixels[train_rows]),
             targets[train_rows],
