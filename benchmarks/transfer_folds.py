@@ -40,7 +40,6 @@ METHODS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("transfer (default)", {}, SCRATCH),
     ("guide's table (--preset auto)", {"preset": "auto"}, SCRATCH),
     ("logistic, last level", {"levels": "last"}, SCRATCH),
-    ("fine-tuned (last:4)", {"finetune": "last:4"}, "transfer (default)"),
     (FRESH, {"views": 15}, SCRATCH),
     ("1 view", {"views": 1}, FRESH),
     ("4 views", {"views": 4}, FRESH),
@@ -49,6 +48,7 @@ METHODS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("guide's head, rate 1e-3, 1 view", GUIDE | {"views": 1}, FRESH_MLP),
     ("guide's head, rate 1e-3, 4 views", GUIDE | {"views": 4}, FRESH_MLP),
     ("guide's head, rate 1e-3, 8 views", GUIDE | {"views": 8}, FRESH_MLP),
+    ("fine-tuned (last:4)", {"finetune": "last:4"}, "transfer (default)"),
 )
 
 

@@ -20,6 +20,7 @@ from scanwise.models.losses import loss_findings
 from scanwise.pipeline.baselines import Baseline, fit_baselines, validation_line
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.finetune import Stage, finetune
+from scanwise.pipeline.logistic_head import fit_logistic_head
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run
@@ -210,18 +211,18 @@ def fit_transfer(
     if say is not None:
         say.say(features.describe())
     baselines = baselines_first(config, dataset, split, prepared, features, run=run, say=say)
-    result = fit_head(
-        config,
-        dataset,
-        prepared,
-        network,
-        features,
-        device=device,
-        run_dir=None if run is None else run.path,
-        resume=resume,
-        say=None if say is None else say.say,
-        budget=budget,
-    )
+    run_dir = None if run is None else run.path
+    tell = None if say is None else say.say
+    if config.head == "logistic":
+        result = fit_logistic_head(
+            config, dataset, split, prepared, network, features,
+            device=device, run_dir=run_dir, say=tell,
+        )  # fmt: skip
+    else:
+        result = fit_head(
+            config, dataset, prepared, network, features,
+            device=device, run_dir=run_dir, resume=resume, say=tell, budget=budget,
+        )  # fmt: skip
     stages: tuple[Stage, ...] = ()
     if config.finetune not in (None, "head"):
         stages = finetune(
@@ -230,9 +231,9 @@ def fit_transfer(
             split,
             prepared,
             network,
-            run_dir=None if run is None else run.path,
+            run_dir=run_dir,
             resume=resume,
-            say=None if say is None else say.say,
+            say=tell,
             budget=budget,
         )
     return Trained(network, info, prepared, result, device, features, stages, baselines)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ModelError
@@ -32,15 +31,10 @@ from scanwise.models.build import ModelInfo, count_parameters
 from scanwise.models.losses import make_loss
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
-from scanwise.training.device import reproducibility
 from scanwise.training.engine import check_unchanged, make_engine
 from scanwise.training.features import FeatureBatches, FeatureExtractor
-from scanwise.training.history import EpochRecord, write_history
-from scanwise.training.logistic import Linear, fit_logistic
 from scanwise.training.loop import FitResult, fit
 from scanwise.training.settings import loop_settings
-from scanwise.training.stopping import Watch
-from scanwise.training.validation import validate
 
 SHOW_AFTER_S = 2.0  # progress of the backbone's pass is told from here on
 
@@ -240,6 +234,14 @@ def _progress(say: Callable[[str], None] | None) -> Callable[[int, int], None] |
     return report
 
 
+def validation_batches(
+    dataset: Dataset, prepared: Prepared, features: Features, device: torch.device
+) -> FeatureBatches:
+    """Validation's features as the loop and the scores take them."""
+    targets = prepared.targets[prepared.val.rows]
+    return FeatureBatches(features.val, targets, batch_size=4096, task=dataset.task, device=device)
+
+
 def fit_head(
     config: TrainConfig,
     dataset: Dataset,
@@ -253,8 +255,7 @@ def fit_head(
     say: Callable[[str], None] | None,
     budget: Budget | None = None,
 ) -> FitResult:
-    """Train the head on cached features; the backbone does not change by a bit."""
-    common: dict[str, Any] = {"task": dataset.task, "device": device}
+    """Train the head by steps on cached features; the backbone does not change by a bit."""
     train = FeatureBatches(
         features.train,
         prepared.targets[features.rows],
@@ -263,18 +264,11 @@ def fit_head(
         training=True,
         sampler=config.sampler,
         seed=config.seed,
-        **common,
+        task=dataset.task,
+        device=device,
     )
-    val = FeatureBatches(
-        features.val, prepared.targets[prepared.val.rows], batch_size=4096, **common
-    )
+    val = validation_batches(dataset, prepared, features, device)
     loss, settings = loss_of(config, dataset, prepared), loop_settings(config)
-    if config.head == "logistic":
-        result = _fit_logistic_head(
-            config, dataset, prepared, network, features, val, loss, device, run_dir, say
-        )
-        _check_backbone(network)
-        return result
     plan = whole(settings, train)
     if budget is not None:
         # What comes after the head gets half of the time that is left.
@@ -294,116 +288,18 @@ def fit_head(
         resume=resume,
         stream=None if say is None else sys.stderr,
     )
-    _check_backbone(network)
+    check_backbone(network)
     return result
 
 
-def _check_backbone(network: TransferNet) -> None:
+def check_backbone(network: TransferNet) -> None:
+    """The frozen network must be, to the bit, what it was.
+
+    Raises:
+        ScanwiseError: If it is not: a defect of ours.
+    """
     after = tensors_sha256(network.backbone.cpu())
     check_unchanged(network.spec.weights_sha256, after, network.spec.name)
-
-
-def _fit_logistic_head(
-    config: TrainConfig,
-    dataset: Dataset,
-    prepared: Prepared,
-    network: TransferNet,
-    features: Features,
-    val: FeatureBatches,
-    loss: Any,
-    device: torch.device,
-    run_dir: Path | None,
-    say: Callable[[str], None] | None,
-) -> FitResult:
-    """Logistic regression for each penalty; the head gets the one that validation likes best.
-
-    Its history is one line: of the regression that was kept.
-    """
-    began = time.perf_counter()
-    monitor = config.monitor or "val_loss"
-    targets = prepared.targets[features.rows]
-    weights = None if prepared.weights is None else prepared.weights[features.rows]
-    network.head.to(device)
-    layer = next(part for part in network.head.modules() if isinstance(part, nn.Linear))
-    watch, kept, tried = Watch(monitor, 0), None, []
-    for number, fitted in enumerate(
-        fit_logistic(
-            features.train,
-            targets,
-            num_classes=dataset.num_classes,
-            weights=_importance(prepared, targets, weights),
-        ),
-        start=1,
-    ):
-        _set_layer(layer, fitted)
-        scores = validate(network.head, val, loss, dataset.task, config.output_activation)
-        watch = watch.after(number, scores.value(monitor))
-        tried.append(f"{fitted.penalty:g}: {scores.value(monitor):.4f}")
-        if watch.best_epoch == number or kept is None:
-            kept = (fitted, scores)
-    assert kept is not None
-    fitted, scores = kept
-    _set_layer(layer, fitted)
-    train = FeatureBatches(
-        features.train[:, :1], targets, task=dataset.task, device=device, batch_size=4096
-    )
-    trained = validate(network.head, train, loss, dataset.task, config.output_activation)
-    seconds = time.perf_counter() - began
-    record = EpochRecord(
-        epoch=1,
-        loss=trained.loss,
-        accuracy=trained.accuracy,
-        val_loss=scores.loss,
-        val_accuracy=scores.accuracy,
-        lr=0.0,
-        seconds=seconds,
-        ms_per_step=1000 * seconds,
-        images_per_s=len(targets) / seconds,
-        val_auc=scores.auc,
-        val_balanced_acc=scores.balanced_accuracy,
-    )
-    reason = (
-        f"logistic regression with penalty {fitted.penalty:g}, the best of {len(tried)} by "
-        f"{monitor} ({'; '.join(tried)})"
-    )
-    if run_dir is not None:
-        write_history(run_dir / "history.csv", [record])
-    if say is not None:
-        say(f"Head: {reason}; validation accuracy {scores.accuracy:.4f}, {seconds:.1f} s")
-    return FitResult(
-        best_epoch=1,
-        best_value=scores.value(monitor),
-        epochs_run=1,
-        stop_reason=reason,
-        seconds=seconds,
-        history=(record,),
-        precision="32-true",
-        precision_reason="logistic regression in float32",
-        micro_batch=None,
-        reproducibility=reproducibility(device, config.deterministic),
-    )
-
-
-def _set_layer(layer: nn.Linear, fitted: Linear) -> None:
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(fitted.weight))
-        layer.bias.copy_(torch.from_numpy(fitted.bias))
-
-
-def _importance(
-    prepared: Prepared, targets: NDArray[np.int64], weights: NDArray[np.float32] | None
-) -> NDArray[np.float64] | None:
-    """How much each training image counts, (n,) or (n, k): its own weight times its class's.
-
-    With several labels an image, the weight is that of the label's positives, as in the loss.
-    """
-    of_class = prepared.class_weights
-    if of_class is None:
-        return None if weights is None else weights.astype(np.float64)
-    result: NDArray[np.float64] = (
-        np.where(targets > 0, of_class, 1.0) if targets.ndim == 2 else of_class[targets]
-    )
-    return result if weights is None else (result.T * weights).T
 
 
 def loss_of(config: TrainConfig, dataset: Dataset, prepared: Prepared) -> Any:
