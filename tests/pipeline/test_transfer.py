@@ -109,10 +109,19 @@ def test_without_a_preset_it_is_logistic_regression_on_all_levels(plain_run):
     assert 0 < facts["stop_reason"].count(";") < len(PENALTIES)
     assert plain_run.metrics["splits"]["test"]["auroc_macro"]["value"] > 0.9
     assert set(plain_run.metrics["baselines"]) == {"histogram"}  # the other one is the head itself
-    history = (plain_run.path / "history.csv").read_text().splitlines()
-    assert len(history) == 2
+    assert not (plain_run.path / "history.csv").exists()
+    assert 0 < facts["fitted"]["val_loss"] < 0.7
     report = (plain_run.path / "report.md").read_text()
-    assert "logistic regression with penalty" in report
+    assert "**Fitted:** logistic regression with penalty" in report
+    assert f"{facts['fitted']['val_loss']:.4f}" in report
+    for nonsense in ("1 epoch", "Train for", "T007", "not available"):
+        assert nonsense not in report
+
+
+def test_every_number_of_a_run_without_epochs_is_recomputed(plain_run):
+    from scanwise.pipeline.verify import verify_run
+
+    assert not verify_run(plain_run.path).mismatches
 
 
 def test_the_kept_penalty_is_the_best_on_what_judges_it(plain_run):
@@ -180,8 +189,8 @@ def test_fine_tuning_starts_from_the_logistic_head(discs, tiny_hub, tmp_path):
         output=str(tmp_path / "run"),
     )  # fmt: skip
     (stage,) = json.loads((run.path / "training.json").read_text())["finetune"]
-    record = (run.path / "history.csv").read_text().splitlines()[1].split(",")
-    assert stage["before"] == pytest.approx(float(record[3]), abs=1e-3)
+    fitted = json.loads((run.path / "training.json").read_text())["fitted"]
+    assert stage["before"] == pytest.approx(fitted["val_loss"], abs=1e-3)
     bundle = sw.Bundle.from_pretrained(run.path)
     assert bundle.predict(np.load(discs)["test_images"]).probabilities.shape == (80, 2)
 

@@ -216,7 +216,7 @@ def fit_transfer(
     if config.head == "logistic":
         result = fit_logistic_head(
             config, dataset, split, prepared, network, features,
-            device=device, run_dir=run_dir, say=tell,
+            device=device, say=tell,
         )  # fmt: skip
     else:
         result = fit_head(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from scanwise.pipeline.prepared import Prepared
 from scanwise.pipeline.transfer import Features, check_backbone, loss_of, validation_batches
 from scanwise.training.device import reproducibility
 from scanwise.training.features import FeatureBatches
-from scanwise.training.history import EpochRecord, write_history
+from scanwise.training.history import EpochRecord
 from scanwise.training.logistic import Linear, fit_logistic
 from scanwise.training.loop import FitResult
 from scanwise.training.stopping import HIGHER_IS_BETTER
@@ -40,15 +39,14 @@ def fit_logistic_head(
     features: Features,
     *,
     device: torch.device,
-    run_dir: Path | None,
     say: Callable[[str], None] | None,
 ) -> FitResult:
     """Fit the head with less and less penalty, until what judges it likes it less.
 
     Along the penalty the solution changes smoothly, so the first best one is taken. The judge is
     the monitored measure on validation; for the loss, where validation is small, together with
-    five folds of train (whole groups, all views of an image in one fold). The history is one line:
-    of the regression that was kept.
+    five folds of train (whole groups, all views of an image in one fold). There are no epochs and no
+    history.csv; the history of the result is one record, of the regression that was kept.
     """
     began = time.perf_counter()
     monitor = config.monitor or "val_loss"
@@ -104,14 +102,12 @@ def fit_logistic_head(
         f"logistic regression with penalty {fitted.penalty:g}, the best of {len(tried)} tried by "
         f"{monitor if held_out is None else 'the loss'} on {judge} ({'; '.join(tried)})"
     )
-    if run_dir is not None:
-        write_history(run_dir / "history.csv", [record])
     if say is not None:
         say(f"Head: {reason}; validation accuracy {scores.accuracy:.4f}, {seconds:.1f} s")
     return FitResult(
-        best_epoch=1,
+        best_epoch=0,
         best_value=scores.value(monitor),
-        epochs_run=1,
+        epochs_run=0,
         stop_reason=reason,
         seconds=seconds,
         history=(record,),

@@ -381,6 +381,8 @@ def _training_facts(
         "monitor": config.monitor,
         "epochs_run": result.epochs_run,
         "stop_reason": result.stop_reason,
+        # Of a head that is fitted in one go; what is trained in epochs has history.csv.
+        "fitted": None if result.epochs_run else result.history[-1].to_json(),
         "seconds": result.seconds,
         "seconds_in_all": seconds,
         "device": str(trained.device),

@@ -239,10 +239,21 @@ def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
 
 def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """How training went: the seed's list of measures, the curves, the diagnosis."""
-    history = run.history
+    history, fitted = run.history, run.training.get("fitted")
+    if history is None and fitted:
+        return without_nothing(
+            [
+                FactList(_fitted_facts(run)),
+                _fitted_table(fitted),
+                Paragraph("Diagnosis:"),
+                Findings(_training_findings(run, judged), empty="No rule fired."),
+                _weights_lines(run),
+                _pictures(judged, "augmentation"),
+            ]
+        )
     if history is None:
         return (Paragraph("Training performance: not available (the run has no history.csv)."),)
-    findings = (*(d.finding for d in judged.diagnoses), *run.setting_findings())
+    findings = _training_findings(run, judged)
     return without_nothing(
         [
             FactList(_training_facts(run, history)),
@@ -254,6 +265,38 @@ def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
             _pictures(judged, "augmentation"),
         ]
     )
+
+
+def _training_findings(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    return (*(d.finding for d in judged.diagnoses), *run.setting_findings())
+
+
+def _fitted_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
+    """Of a head that was fitted in one go: no epochs, no rate, no optimiser."""
+    facts = run.training
+    items = [
+        ("Fitted", str(facts.get("stop_reason") or "not recorded")),
+        ("Augmentation", str(facts.get("augmentation") or "none")),
+        ("Time", f"{seconds_text(float(facts['seconds']))} on {facts.get('device')}"),
+    ]
+    if facts.get("reproducibility"):
+        items.append(("Reproducibility", str(facts["reproducibility"])))
+    items += [("Note", str(note)) for note in facts.get("notes") or ()]
+    return tuple(items)
+
+
+def _fitted_table(fitted: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (name, NOT_MEASURED if fitted.get(key) is None else f"{float(fitted[key]):.4f}")
+        for name, key in (
+            ("Training loss", "loss"),
+            ("Validation loss", "val_loss"),
+            ("Training accuracy", "accuracy"),
+            ("Validation accuracy", "val_accuracy"),
+        )
+    )
+    note = "From training.json. Training values are of the images as they are."
+    return Table("Loss and accuracy", ("", "The head that was kept"), rows, note)
 
 
 def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], ...]:
