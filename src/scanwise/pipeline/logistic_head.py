@@ -45,8 +45,8 @@ def fit_logistic_head(
 
     Along the penalty the solution changes smoothly, so the first best one is taken. The judge is
     the monitored measure on validation; for the loss, where validation is small, together with
-    five folds of train (whole groups, all views of an image in one fold). There are no epochs and no
-    history.csv; the history of the result is one record, of the regression that was kept.
+    five folds of train (whole groups, all views of an image in one fold). There are no epochs
+    and no history.csv; the history of the result is one record, of the regression that was kept.
     """
     began = time.perf_counter()
     monitor = config.monitor or "val_loss"
