@@ -133,7 +133,7 @@ def parse_head(head: str | None) -> int | None:
         except ModelError as error:
             raise ModelError(f"head '{head}': {error} Write linear or mlp:256.") from None
     raise ModelError(
-        f"unknown head '{head}'; write linear, mlp:256 (hidden units) or, for pretrained networks, "
+        f"unknown head '{head}'; write linear or mlp:256 (hidden units); pretrained networks also take "
         "logistic."
     )
 
