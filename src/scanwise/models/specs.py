@@ -133,8 +133,8 @@ def parse_head(head: str | None) -> int | None:
         except ModelError as error:
             raise ModelError(f"head '{head}': {error} Write linear or mlp:256.") from None
     raise ModelError(
-        f"unknown head '{head}'; write linear or mlp:256 (hidden units); pretrained networks also take "
-        "logistic."
+        f"unknown head '{head}'; write linear or mlp:256 (hidden units); pretrained networks take "
+        "logistic too."
     )
 
 
