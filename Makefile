@@ -49,7 +49,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[dicom,dev]'
+	$(PIP) -e '.[dev]'
 	touch $(VENV)/core.stamp $@
 
 $(VENV)-timm/stamp: pyproject.toml
