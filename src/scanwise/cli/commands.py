@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +9,17 @@ import typer
 
 from scanwise import __version__
 from scanwise.cli.options import with_settings
+from scanwise.cli.shared import (
+    DataArgument,
+    JsonOption,
+    RunArgument,
+    gather_settings,
+    show,
+    start,
+)
 from scanwise.cli.weights import weights_app
 from scanwise.core.commands import CHECK_SETTINGS, command_line
-from scanwise.core.config import TrainConfig, env_settings, make_config, read_yaml_settings
+from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError
 
 app = typer.Typer(
@@ -30,16 +35,6 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_app, name="weights")
-
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Class folder, .csv manifest, .npz, medmnist:NAME[@SIZE] or demo:NAME.",
-        show_default=False,
-    ),
-]
-RunArgument = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print results as JSON to stdout.")]
 
 
 def _version(wanted: bool) -> None:
@@ -83,19 +78,19 @@ def train(
             raise ConfigError(
                 "--resume RUN takes everything from the run's config.yaml; leave out the rest."
             )
-        _start(None)
+        start(None)
         from scanwise.pipeline.train import resume as resume_run
 
         run = resume_run(resume)
     else:
         resolved = gather_settings(data, settings, config)
-        _start(resolved.threads)
+        start(resolved.threads)
         from scanwise.pipeline.train import train as train_run
 
         run = train_run(resolved)
     from scanwise.pipeline.summary import run_summary, run_summary_json
 
-    _print(run_summary_json(run) if as_json else run_summary(run), as_json)
+    show(run_summary_json(run) if as_json else run_summary(run), as_json)
 
 
 @app.command()
@@ -113,11 +108,11 @@ def check(
 ) -> None:
     """Look for trouble in DATA without training: leaks, duplicates, bad files, odd images."""
     resolved = gather_settings(data, settings, None)
-    _start(resolved.threads)
+    start(resolved.threads)
     from scanwise.pipeline.check import check_data, check_summary
 
     result = check_data(resolved, output)
-    _print(result.to_json() if as_json else check_summary(result, output), as_json)
+    show(result.to_json() if as_json else check_summary(result, output), as_json)
     if result.report.stop is not None:
         raise result.report.stop
 
@@ -150,12 +145,12 @@ def learning_curve(
     times = _numbers("repeats", repeats)
     if len(times) != 1 or times[0] != int(times[0]) or times[0] < 1:
         raise ConfigError(f"repeats={repeats!r} must be a whole number from 1, such as 3.")
-    _start(resolved.threads)
+    start(resolved.threads)
     from scanwise.studies.learning_curve import curve_summary
     from scanwise.studies.learning_curve import learning_curve as measure
 
     found = measure(resolved, output, shares=parts, repeats=int(times[0]))
-    _print(found.to_json() if as_json else curve_summary(found, output), as_json)
+    show(found.to_json() if as_json else curve_summary(found, output), as_json)
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -190,12 +185,12 @@ def init(
 @app.command()
 def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
     """Score a run's validation and test splits (again); the look at test goes into the ledger."""
-    _start(None)
+    start(None)
     from scanwise.pipeline.summary import run_summary, run_summary_json
     from scanwise.pipeline.train import reevaluate
 
     done = reevaluate(run)
-    _print(run_summary_json(done) if as_json else run_summary(done), as_json)
+    show(run_summary_json(done) if as_json else run_summary(done), as_json)
 
 
 @app.command()
@@ -214,36 +209,6 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
     from scanwise.pipeline.verify import verify_run
 
     result = verify_run(run)
-    _print(result.to_json() if as_json else result.text(), as_json)
+    show(result.to_json() if as_json else result.text(), as_json)
     if result.mismatches:
         raise typer.Exit(3)
-
-
-def gather_settings(data: str | None, flags: dict[str, Any], config: Path | None) -> TrainConfig:
-    """Settings by precedence: flag > SCANWISE_* > YAML > (preset > default, in the plan)."""
-    values = read_yaml_settings(config) if config is not None else {}
-    values |= env_settings(os.environ)
-    values |= flags
-    if data is not None:
-        values["data"] = data
-    if "data" not in values:
-        raise ConfigError(
-            "name the data: a class folder, .csv, .npz, medmnist:NAME or demo:NAME, as in "
-            "`scanwise train demo:cells`."
-        )
-    return make_config(values)
-
-
-def _start(threads: int | None) -> None:
-    """Tune the process before torch is loaded."""
-    from scanwise.core.runtime import tune_process
-
-    tune_process(threads)
-
-
-def _print(result: Any, as_json: bool) -> None:
-    if as_json:
-        json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
-    else:
-        typer.echo(result)
