@@ -27,6 +27,17 @@ def tiny_run(discs, flags, tmp_path_factory):
     return sw.train(discs, **flags, output=str(tmp_path_factory.mktemp("t") / "run"))
 
 
+@pytest.fixture(scope="module")
+def plain_flags(tiny_hub) -> dict[str, object]:
+    """What a pretrained network gets if nothing else is said, but for fewer views."""
+    return {"model": f"hf:{tiny_hub}", "views": 2}
+
+
+@pytest.fixture(scope="module")
+def plain_run(discs, plain_flags, tmp_path_factory):
+    return sw.train(discs, **plain_flags, output=str(tmp_path_factory.mktemp("p") / "run"))
+
+
 def weights_sha(run) -> str:
     return sha256_file(run.path / "bundle" / "model.safetensors")
 
@@ -44,28 +55,34 @@ def test_the_backbone_in_the_bundle_is_the_one_that_was_loaded(tiny_run, tiny_hu
     assert bundle.config.backbone["weights_sha256"] == source.spec.weights_sha256
 
 
-def test_the_bundle_gives_the_runs_probabilities_without_the_source(tiny_run, discs, monkeypatch):
+@pytest.mark.parametrize("recipe", ["tiny_run", "plain_run"])
+def test_the_bundle_gives_the_runs_probabilities_without_the_source(
+    recipe, discs, monkeypatch, request
+):
     import csv
 
+    run = request.getfixturevalue(recipe)
     monkeypatch.setattr(
         "scanwise.models.backbones.open_backbone", lambda *a: pytest.fail("source was opened")
     )
     images = np.load(discs)["test_images"]
-    found = sw.Bundle.from_pretrained(tiny_run.path).predict(images).probabilities
-    with (tiny_run.path / "predictions.csv").open() as stream:
+    found = sw.Bundle.from_pretrained(run.path).predict(images).probabilities
+    with (run.path / "predictions.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
     written = np.array([[float(row["prob_0"]), float(row["prob_1"])] for row in rows])
     # Trained on ONNX Runtime's features, answered by torch.
     np.testing.assert_allclose(found, written, atol=2e-5)
 
 
-def test_half_a_cache_gives_the_same_model(tiny_run, discs, flags, tmp_path, monkeypatch):
+@pytest.mark.parametrize("recipe", ["flags", "plain_flags"])
+def test_half_a_cache_gives_the_same_model(recipe, discs, tmp_path, monkeypatch, request):
+    wanted = request.getfixturevalue(recipe)
     monkeypatch.setenv("SCANWISE_CACHE", str(tmp_path / "cache"))
-    first = sw.train(discs, **flags, output=str(tmp_path / "one"))
+    first = sw.train(discs, **wanted, output=str(tmp_path / "one"))
     for shard in (cache_dir() / "features").rglob("*.npy"):
         rows = np.load(shard)
         np.save(shard, rows[: len(rows) // 2])
-    second = sw.train(discs, **flags, output=str(tmp_path / "two"))
+    second = sw.train(discs, **wanted, output=str(tmp_path / "two"))
     assert weights_sha(first) == weights_sha(second)
     log = (second.path / "log.txt").read_text()
     assert " 0 computed" not in log
@@ -91,13 +108,6 @@ def test_the_plan_follows_the_guides_table(tiny_run):
     assert decisions["finetune"]["value"] == "head"
     assert decisions["head"]["value"] == "mlp:256"
     assert "auto" in decisions["dropout"]["source"]
-
-
-@pytest.fixture(scope="module")
-def plain_run(discs, tiny_hub, tmp_path_factory):
-    """What a pretrained network gets if nothing else is said, but for fewer views."""
-    folder = tmp_path_factory.mktemp("p") / "run"
-    return sw.train(discs, model=f"hf:{tiny_hub}", views=2, output=str(folder))
 
 
 def test_without_a_preset_it_is_logistic_regression_on_all_levels(plain_run):
@@ -156,31 +166,6 @@ def test_another_measure_picks_the_penalty_on_validation_alone(discs, tiny_hub, 
     )  # fmt: skip
     words = json.loads((run.path / "training.json").read_text())["stop_reason"]
     assert f"tried by {monitor} on 80 validation images (" in words
-
-
-def test_a_bundle_of_all_levels_answers_without_the_source(plain_run, discs, monkeypatch):
-    import csv
-
-    monkeypatch.setattr(
-        "scanwise.models.backbones.open_backbone", lambda *a: pytest.fail("source was opened")
-    )
-    bundle = sw.Bundle.from_pretrained(plain_run.path)
-    found = bundle.predict(np.load(discs)["test_images"]).probabilities
-    with (plain_run.path / "predictions.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
-    written = np.array([[float(row["prob_0"]), float(row["prob_1"])] for row in rows])
-    np.testing.assert_allclose(found, written, atol=2e-5)
-
-
-def test_half_a_cache_gives_the_same_logistic_head(discs, tiny_hub, tmp_path, monkeypatch):
-    monkeypatch.setenv("SCANWISE_CACHE", str(tmp_path / "cache"))
-    wanted = {"model": f"hf:{tiny_hub}", "views": 2}
-    first = sw.train(discs, **wanted, output=str(tmp_path / "one"))
-    for shard in (cache_dir() / "features").rglob("*.npy"):
-        rows = np.load(shard)
-        np.save(shard, rows[: len(rows) // 2])
-    second = sw.train(discs, **wanted, output=str(tmp_path / "two"))
-    assert weights_sha(first) == weights_sha(second)
 
 
 def test_fine_tuning_starts_from_the_logistic_head(discs, tiny_hub, tmp_path):

@@ -315,12 +315,12 @@ class AllLevels(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
+        stages = _stages(inner)
+        # A plain list: in `inner` they are registered already.
+        step = max(1.0, len(stages) / _MOST_LEVELS)
+        self._levels = [stages[int(i * step)] for i in range(min(len(stages), _MOST_LEVELS))]
 
     def forward(self, images: Tensor) -> Tensor:
-        stages = _stages(self.inner)
-        if len(stages) > _MOST_LEVELS:
-            step = len(stages) / _MOST_LEVELS
-            stages = [stages[int(i * step)] for i in range(_MOST_LEVELS)]
         seen: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -328,7 +328,7 @@ class AllLevels(nn.Module):
             if isinstance(maps, Tensor):
                 seen.extend(_pooled_maps(maps))
 
-        hooks = [stage.register_forward_hook(keep) for stage in stages]
+        hooks = [stage.register_forward_hook(keep) for stage in self._levels]
         try:
             vectors = self.inner(images)
         finally:

@@ -51,6 +51,12 @@ from scanwise.report.verdict import (
 
 TITLE = "Medical Image Classification Training Report"
 NOT_MEASURED = "not measured"
+LOSS_AND_ACCURACY = {
+    "loss": "Training loss",
+    "val_loss": "Validation loss",
+    "accuracy": "Training accuracy",
+    "val_accuracy": "Validation accuracy",
+}
 EVALUATION_FIGURES = ("confusion_matrix", "per_class", "roc", "precision_recall", "reliability")
 
 
@@ -239,25 +245,17 @@ def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
 
 def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """How training went: the seed's list of measures, the curves, the diagnosis."""
-    history, fitted = run.history, run.training.get("fitted")
-    if history is None and fitted:
-        return without_nothing(
-            [
-                FactList(_fitted_facts(run)),
-                _fitted_table(fitted),
-                Paragraph("Diagnosis:"),
-                Findings(_training_findings(run, judged), empty="No rule fired."),
-                _weights_lines(run),
-                _pictures(judged, "augmentation"),
-            ]
-        )
-    if history is None:
+    if run.history is not None:
+        facts, table = _training_facts(run, run.history), _history_table(run, run.history)
+    elif run.training.get("fitted"):
+        facts, table = _fitted_facts(run), _fitted_table(run.training["fitted"])
+    else:
         return (Paragraph("Training performance: not available (the run has no history.csv)."),)
-    findings = _training_findings(run, judged)
+    findings = (*(d.finding for d in judged.diagnoses), *run.setting_findings())
     return without_nothing(
         [
-            FactList(_training_facts(run, history)),
-            _history_table(run, history),
+            FactList(facts),
+            table,
             _pictures(judged, "history"),
             Paragraph("Diagnosis:"),
             Findings(findings, empty="No rule fired."),
@@ -267,42 +265,21 @@ def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     )
 
 
-def _training_findings(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
-    return (*(d.finding for d in judged.diagnoses), *run.setting_findings())
-
-
 def _fitted_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
     """Of a head that was fitted in one go: no epochs, no rate, no optimiser."""
     facts = run.training
-    items = [
+    return (
         ("Fitted", str(facts.get("stop_reason") or "not recorded")),
         ("Augmentation", str(facts.get("augmentation") or "none")),
         ("Time", f"{seconds_text(float(facts['seconds']))} on {facts.get('device')}"),
-    ]
-    if facts.get("reproducibility"):
-        items.append(("Reproducibility", str(facts["reproducibility"])))
-    items += [("Note", str(note)) for note in facts.get("notes") or ()]
-    return tuple(items)
-
-
-def _fitted_table(fitted: Mapping[str, Any]) -> Table:
-    rows = tuple(
-        (name, NOT_MEASURED if fitted.get(key) is None else f"{float(fitted[key]):.4f}")
-        for name, key in (
-            ("Training loss", "loss"),
-            ("Validation loss", "val_loss"),
-            ("Training accuracy", "accuracy"),
-            ("Validation accuracy", "val_accuracy"),
-        )
+        *_notes(facts),
     )
-    note = "From training.json. Training values are of the images as they are."
-    return Table("Loss and accuracy", ("", "The head that was kept"), rows, note)
 
 
 def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], ...]:
     config, facts = run.config, run.training
     lr = config.get("lr")
-    items = [
+    return (
         ("Epochs", _epochs_fact(run, history)),
         ("Batch size", count_text(config.get("batch_size"))),
         (
@@ -317,11 +294,15 @@ def _training_facts(run: RunFiles, history: History) -> tuple[tuple[str, str], .
         ("Augmentation", str(facts.get("augmentation") or config.get("augment") or "none")),
         ("Stopped", str(facts.get("stop_reason") or "not recorded")),
         ("Time", _time_fact(run, history)),
-    ]
-    if facts.get("reproducibility"):
-        items.append(("Reproducibility", str(facts["reproducibility"])))
-    items += [("Note", str(note)) for note in facts.get("notes") or ()]
-    return tuple(items)
+        *_notes(facts),
+    )
+
+
+def _notes(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What training.json says of reproducibility, and its notes."""
+    known = facts.get("reproducibility")
+    first = [("Reproducibility", str(known))] if known else []
+    return first + [("Note", str(note)) for note in facts.get("notes") or ()]
 
 
 def _epochs_fact(run: RunFiles, history: History) -> str:
@@ -363,21 +344,27 @@ def _history_table(run: RunFiles, history: History) -> Table:
         + (" (final)" if row == len(history) - 1 else "")
         for row in at
     ]
-    series = {
-        "Training loss": history.loss,
-        "Validation loss": history.val_loss,
-        "Training accuracy": history.accuracy,
-        "Validation accuracy": history.val_accuracy,
-    }
-    rows = tuple(
-        (
-            name,
-            *(f"{values[row]:.4f}" if math.isfinite(values[row]) else NOT_MEASURED for row in at),
-        )
-        for name, values in series.items()
-    )
+    records = [{key: getattr(history, key)[row] for key in LOSS_AND_ACCURACY} for row in at]
     note = "From history.csv. Training values are means over an epoch of augmented images."
+    return _loss_table(titles, records, note)
+
+
+def _fitted_table(fitted: Mapping[str, Any]) -> Table:
+    note = "From training.json. Training values are of the images as they are."
+    return _loss_table(["The head that was kept"], [fitted], note)
+
+
+def _loss_table(titles: Sequence[str], records: Sequence[Mapping[str, Any]], note: str) -> Table:
+    """Loss and accuracy of each record, a column each; a value may be None or NaN."""
+    rows = tuple(
+        (name, *(_measured(record.get(key)) for record in records))
+        for key, name in LOSS_AND_ACCURACY.items()
+    )
     return Table("Loss and accuracy", ("", *titles), rows, note)
+
+
+def _measured(value: float | None) -> str:
+    return NOT_MEASURED if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _weights_lines(run: RunFiles) -> Paragraph | None:
