@@ -67,8 +67,8 @@ def _options(leave_out: tuple[str, ...]) -> list[inspect.Parameter]:
 def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     is_flag = _base(field.annotation) is bool
-    three_way = is_flag and field.default is None  # on, off, or left to the plan
-    declaration = f"{flag}/--no-{flag[2:]}" if three_way else flag
+    both_ways = is_flag and field.default is not False  # on, off, or left to the plan
+    declaration = f"{flag}/--no-{flag[2:]}" if both_ways else flag
     option = typer.Option(
         declaration,
         help=(field.description or "") + _default_text(field),

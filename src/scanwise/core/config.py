@@ -79,6 +79,9 @@ class TrainConfig(Settings):
         default=False, description="Go on although splits share images; results are stamped."
     )
     no_test: bool = Field(default=False, description="Do not open the test split.")
+    report: bool = Field(
+        default=True, description="Figures and report pages; studies leave them to `report RUN`."
+    )
     # Preparation
     contrast: str = Field(
         default="none", description="none, clahe[:clip=1.5,grid=8] or percentile[:1,99]."

@@ -24,6 +24,7 @@ from scanwise.data.stratify import Units, share_out
 
 _Rows = NDArray[np.int64]
 _HEADER = ("path", "sha256", "split", "group")
+UNUSED = "unused"  # of a splits.csv: an image that this training leaves alone
 _MAX_LISTED = 20
 # Where a class or group is too rare for all splits, the earlier ones get it.
 _PRIORITY: tuple[SplitName, ...] = ("train", "test", "val")
@@ -125,14 +126,30 @@ def draw_part(dataset: Dataset, rows: _Rows, fraction: float, *, seed: int) -> _
     Returns:
         Row numbers, sorted; where a class is rare it has at least one, if groups allow.
     """
+    part = _shared_out(dataset, rows, (fraction, 1 - fraction), seed)
+    return np.sort(rows[part == 0])
+
+
+def partition(dataset: Dataset, rows: _Rows, k: int, *, seed: int) -> _Rows:
+    """Divide `rows` into k equal parts by chance: each class in its share, whole groups.
+
+    Returns:
+        Part of each row, int (n,), values in [0, k); a part may be empty where groups are few.
+    """
+    return _shared_out(dataset, rows, (1 / k,) * k, seed)
+
+
+def _shared_out(dataset: Dataset, rows: _Rows, fractions: tuple[float, ...], seed: int) -> _Rows:
+    """Part of each of `rows`, int (n,), whatever their order; a nameless group is one image."""
     if dataset.groups is not None and "" in dataset.groups:
         names = zip(dataset.groups, dataset.sample_ids, strict=True)
         dataset = dataset.with_groups(tuple(group or f"\0{name}" for group, name in names))
-    rows = rows[np.argsort(np.array([dataset.sample_ids[row] for row in rows]), kind="stable")]
-    unit_of_row = _unit_of_row(dataset, rows)
-    units = _units(dataset, rows, unit_of_row)
-    part = share_out(units, (fraction, 1 - fraction), np.random.default_rng(seed))[unit_of_row]
-    return np.sort(rows[part == 0])
+    order = np.argsort(np.array([dataset.sample_ids[row] for row in rows]), kind="stable")
+    unit_of_row = _unit_of_row(dataset, rows[order])
+    units = _units(dataset, rows[order], unit_of_row)
+    part = np.empty(len(rows), np.int64)
+    part[order] = share_out(units, fractions, np.random.default_rng(seed))[unit_of_row]
+    return part
 
 
 def _delivered_rows(dataset: Dataset) -> dict[SplitName, _Rows] | None:
@@ -418,12 +435,11 @@ def shared_groups(dataset: Dataset, split: Split) -> tuple[SharedGroup, ...]:
 def splits_csv(dataset: Dataset, split: Split) -> str:
     """The text of splits.csv: path, sha256, split and group of each image, sorted by path.
 
-    The SHA-256 of this text (UTF-8) names the split: it is the same for the same images in the same
-    splits, whatever their order.
+    Images in no split are 'unused'. The SHA-256 of this text (UTF-8) names the split: it is the
+    same for the same images in the same splits, whatever their order.
     """
-    names: dict[int, SplitName] = {
-        row: name for name in SPLIT_NAMES for row in split.rows(name).tolist()
-    }
+    names: dict[int, str] = dict.fromkeys(range(len(dataset)), UNUSED)
+    names |= {row: name for name in SPLIT_NAMES for row in split.rows(name).tolist()}
     groups = dataset.groups
     lines = sorted(
         (dataset.sample_ids[row], dataset.sha256[row], name, "" if groups is None else groups[row])
@@ -550,11 +566,12 @@ def _differences(lines: list[_Line], dataset: Dataset, row_of: Mapping[str, int]
         elif line.sha256 != dataset.sha256[row]:
             was, now = line.sha256[:12], dataset.sha256[row][:12]
             found.append((line.path, f"changed (sha256 was {was}…, is {now}…)"))
-        if line.split not in SPLIT_NAMES:
+        if line.split not in (*SPLIT_NAMES, UNUSED):
             found.append(
                 (
                     line.path,
-                    f"unknown split '{line.split}' (line {line.number}; train, val or test)",
+                    f"unknown split '{line.split}' (line {line.number}; "
+                    "train, val, test or unused)",
                 )
             )
         seen.add(line.path)

@@ -18,7 +18,7 @@ _Counts = NDArray[np.int64]
 _MAX_SWAP_CELLS = 400_000  # beyond that many numbers a round, shares are fair enough without swaps
 _MAX_SWAPS = 200
 _LEAST_GAIN = 0.01  # a class 4 % closer in a split of 15 %; less would give every seed one split
-_MAX_TRIED_UNITS = 10  # 3^10 ways to share 10 groups out
+_MAX_TRIED_WAYS = 3**10  # to share 10 groups out to three splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +153,9 @@ class _Sharing:
         """
         gaps = (self.have == 0) & self.required
         units = np.repeat(np.arange(len(self.kinds)), self.copies)
-        if not gaps.any() or len(units) > _MAX_TRIED_UNITS:
-            return
         num_splits = len(self.fractions)
+        if not gaps.any() or num_splits ** len(units) > _MAX_TRIED_WAYS:
+            return
         ways = np.indices((num_splits,) * len(units)).reshape(len(units), -1).T
         have = np.stack(
             [(ways == i).astype(np.int64) @ self.kinds[units] for i in range(num_splits)]

@@ -59,7 +59,8 @@ def evaluate_run(
     bundle.metrics = metrics
     bundle.model_card = model_card(bundle, metrics, dataset)
     bundle.save_pretrained(run.bundle)
-    _write_gallery(run, dataset, split, predictions, names)
+    if config.report:
+        _write_gallery(run, dataset, split, predictions, names)
 
 
 def predict_splits(

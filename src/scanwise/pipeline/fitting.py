@@ -108,7 +108,7 @@ def fit_model(
         **inside,
     )
     info = describe_model(None if model is not None else str(config.model), network, size_px)
-    if run is not None:
+    if run is not None and config.report:
         _write_pictures(run, dataset, split, prepared)
     if say is not None:
         say.training(prepared, info, describe_device(device))
@@ -191,7 +191,7 @@ def fit_transfer(
     budget: Budget | None = None,
 ) -> Trained:
     """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
-    if run is not None:
+    if run is not None and config.report:
         _write_pictures(run, dataset, split, prepared)
     torch.manual_seed(config.seed)
     network = transfer_net(

@@ -153,6 +153,12 @@ class Run:
     def bundle(self) -> Path:
         return self.path / "bundle"
 
+    @property
+    def finished(self) -> bool:
+        """Trained, evaluated and (where one was asked for) reported."""
+        needed = ["bundle", "metrics.json", *(["report.json"] if self.config.report else [])]
+        return all((self.path / name).exists() for name in needed)
+
     def read_json(self, name: str, why_missing: str) -> dict[str, Any]:
         file = self.path / name
         if not file.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
 from scanwise.data.splits import make_split, read_split_groups, read_splits, write_splits
 from scanwise.deploy.bundle import Bundle
-from scanwise.models.backbones import backbone_slug, is_pretrained
+from scanwise.models.backbones import Backbone, backbone_slug, is_pretrained
 from scanwise.models.build import check_model_spec
 from scanwise.pipeline.budget import clock_decided, open_budget
 from scanwise.pipeline.evaluate import evaluate_run
@@ -43,6 +43,14 @@ from scanwise.report.build import build_report
 from scanwise.training.device import describe_device, pick_device
 
 
+class Checked(NamedTuple):
+    """A data set, how it is split, and what the checks found."""
+
+    dataset: Dataset
+    split: Split
+    report: CheckReport
+
+
 def train(
     config: TrainConfig, *, data: Dataset | None = None, model: nn.Module | None = None
 ) -> Run:
@@ -60,12 +68,25 @@ def train(
         ScanwiseError: One of its kinds; nothing is written before the checks have passed.
     """
     started = time.monotonic()
-    say = Messages()
     check_settings(config, own_model=model is not None)
-    device = pick_device(config.device)
+    pick_device(config.device)
     config, backbone = with_backbone(config)
     dataset = data if data is not None else load_data(config)
-    dataset, split, report = split_and_check(dataset, config)
+    checked = split_and_check(dataset, config)
+    return train_on(checked, config, backbone, model=model, started=started)
+
+
+def train_on(
+    checked: Checked,
+    config: TrainConfig,
+    backbone: Backbone | None,
+    *,
+    model: nn.Module | None = None,
+    started: float,
+) -> Run:
+    """The main path from checked data on; `config` is what the user said."""
+    dataset, split, report = checked
+    say = Messages()
     say.data(dataset, split, report)
     resolved, decisions, fired = make_plan(
         config, data_facts(dataset, split, pretrained=backbone is not None)
@@ -76,6 +97,7 @@ def train(
     name = type(model).__name__ if model is not None else backbone_slug(str(resolved.model))
     run = Run(new_run_dir(resolved, dataset.name, name))
     say.write_to(run)
+    device = pick_device(config.device)
     split = describe(run, resolved, decisions, dataset, split, report, device)
     trained = fit_model(
         resolved,
@@ -146,7 +168,7 @@ def resume(path: Path) -> Run:
         dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
     )
     report.raise_if_stopped()
-    if all((run.path / name).exists() for name in ("bundle", "metrics.json", "report.json")):
+    if run.finished:
         say.say(f"{run.path} is finished: nothing to resume, and test is not opened again.")
         return run
     say.write_to(run)
@@ -222,7 +244,7 @@ def load_data(config: TrainConfig) -> Dataset:
     )
 
 
-def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split, CheckReport]:
+def split_and_check(dataset: Dataset, config: TrainConfig) -> Checked:
     """`find_trouble`, which must not forbid training.
 
     Raises:
@@ -230,12 +252,12 @@ def split_and_check(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Spl
         IntegrityError: If the user's own split leaks.
         DataError: If the data can't be used.
     """
-    dataset, split, report = find_trouble(dataset, config)
-    report.raise_if_stopped()
-    return dataset, split, report
+    checked = find_trouble(dataset, config)
+    checked.report.raise_if_stopped()
+    return checked
 
 
-def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split, CheckReport]:
+def find_trouble(dataset: Dataset, config: TrainConfig) -> Checked:
     """Split the data (or take the split that came with it), then run every check.
 
     Where the split is ours to make, near-duplicate images are kept in one split. A splits.csv that
@@ -258,7 +280,7 @@ def find_trouble(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Split,
         duplicates=duplicates,
     )
     findings = with_commands(report.findings, config.model_dump())
-    return dataset, split, replace(report, findings=findings)
+    return Checked(dataset, split, replace(report, findings=findings))
 
 
 def _unreadable_words(dataset: Dataset) -> str:
@@ -356,7 +378,8 @@ def finish(
         baselines=trained.baselines,
         device=str(trained.device),
     )
-    build_report(run.path)
+    if config.report:
+        build_report(run.path)
 
 
 def _training_facts(
