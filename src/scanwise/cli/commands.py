@@ -9,6 +9,8 @@ import typer
 
 from scanwise import __version__
 from scanwise.cli.options import with_settings
+from scanwise.cli.reproduce import reproduce
+from scanwise.cli.runs import runs_app
 from scanwise.cli.shared import (
     DataArgument,
     JsonOption,
@@ -35,6 +37,8 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_app, name="weights")
+app.add_typer(runs_app, name="runs")
+app.command()(reproduce)
 
 
 def _version(wanted: bool) -> None:

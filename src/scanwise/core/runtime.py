@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -269,9 +270,11 @@ def environment(device: str | None = None) -> dict[str, Any]:
         device: The device that computes, in words ("cpu", "cuda: NVIDIA H100").
 
     Returns:
-        JSON-ready: packages, python, platform, cpu, cores, memory, git, command, device, tuning.
+        JSON-ready: when, packages, python, platform, cpu, cores, memory, git, command, device,
+        tuning.
     """
     return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "packages": {name: _version(name) for name in PACKAGES if _version(name)},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -283,6 +286,28 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "git": git_state(Path.cwd()),
         "command": [program_name(sys.argv[0]), *sys.argv[1:]] if sys.argv else [],
     }
+
+
+def environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What in two env.json can move a number and differs, in words: "torch 2.12.0 → 2.13.0"."""
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, then.get("packages", {}).get(name), now.get("packages", {}).get(name))
+        for name in PACKAGES
+    ]
+    pairs += [(key, then.get(key), now.get(key)) for key in ("python", "platform", "cpu", "device")]
+    pairs.append(("threads", _threads_of(then), _threads_of(now)))
+    commits = [(env.get("git") or {}).get("commit") for env in (then, now)]
+    pairs.append(("git commit", commits[0], commits[1]))
+    return [
+        f"{name} {was or 'unknown'} → {became or 'unknown'}"
+        for name, was, became in pairs
+        if was != became
+    ]
+
+
+def _threads_of(env: Mapping[str, Any]) -> int | None:
+    value = env.get("tuning", {}).get("threads", {}).get("value")
+    return value if isinstance(value, int) else None
 
 
 def _version(package: str) -> str | None:

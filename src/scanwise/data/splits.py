@@ -500,6 +500,16 @@ def read_splits(path: Path, dataset: Dataset) -> Split:
     return replace(split, sha256=sha256_bytes(splits_csv(dataset, split).encode()))
 
 
+def split_differences(path: Path, dataset: Dataset) -> list[str]:
+    """Samples on which a splits.csv and a data set do not agree, with what differs; [] if all do.
+
+    Raises:
+        SplitError: If the file can't be read.
+    """
+    row_of = {name: row for row, name in enumerate(dataset.sample_ids)}
+    return _differences(_read_lines(path), dataset, row_of)
+
+
 def read_split_groups(path: Path, dataset: Dataset) -> tuple[str, ...] | None:
     """Groups that a splits.csv names for the images of a data set; None where it names none.
 

@@ -23,6 +23,16 @@ from scanwise.core.runtime import program_name
 # A folder may be replaced by --force only if it is one of ours.
 MARKERS = ("plan.yaml", "config.yaml")
 
+# All that scanwise writes into a run folder; `runs rm` deletes no folder that holds more.
+CONTENTS = (
+    "config.yaml", "plan.yaml", "env.json", "log.txt", "dataset.json", "splits.csv", "history.csv",
+    "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
+    "test_ledger.csv", "reproduction.json", "report.html", "report.md", "report.json",
+    "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist",
+)  # fmt: skip
+# Stages of fine-tuning, and what an interrupted atomic write leaves.
+CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"
+
 
 def new_run_dir(config: TrainConfig, data_name: str, model_name: str) -> Path:
     """Make the folder of a new run: --output, or runs/DATA-MODEL-NNN with the next free number.
@@ -97,6 +107,35 @@ def check_output_free(folder: Path, force: bool) -> None:
         raise RunError(
             f"{folder} is not a scanwise run; --force won't replace it. Name a new folder."
         )
+
+
+def is_run_folder(folder: Path) -> bool:
+    """plan.yaml is ours alone; a config.yaml without it is ours if another file of a run is there.
+
+    Studies keep a config.yaml of their settings: they are no runs, their members are.
+    """
+    if (folder / MARKERS[0]).is_file():
+        return True
+    others = ("splits.csv", "metrics.json", "training.json", "dataset.json")
+    return (folder / MARKERS[1]).is_file() and any((folder / name).is_file() for name in others)
+
+
+def folder_size(folder: Path) -> tuple[int, int]:
+    """Number of files below a folder and their bytes; links are counted, not followed."""
+    sizes = [
+        os.lstat(os.path.join(place, name)).st_size
+        for place, _, names in os.walk(folder)
+        for name in names
+    ]
+    return len(sizes), sum(sizes)
+
+
+def size_text(size: int) -> str:
+    """
+    >>> size_text(1_234_567)
+    '1.2 MB'
+    """
+    return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,19 @@ HEADLINES = (
 
 def run_summary(run: Run) -> str:
     """The headline numbers with n and interval, the trivial baselines, the verdict, the report."""
-    metrics = run.metrics
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *_verdict(report["verdict"]), ""]
+    lines = ["", *_verdict(report["verdict"]), "", *score_lines(run)]
+    lines.append(f"report: {run.report}")
+    return "\n".join(lines)
+
+
+def score_lines(run: Run) -> list[str]:
+    """Headline numbers with n and interval, trivial baselines, and the looks at test."""
+    metrics, lines = run.metrics, []
     for title, part in _parts(metrics):
         lines.append(f"{title} (n = {part['n']:,}), with 95 % intervals")
-        exact = {"accuracy": "exact match"} if part.get("task") == "multilabel" else {}
-        for words, key in HEADLINES:
-            lines.append(f"  {exact.get(key, words):<18} {_text(part[key])}")
+        for words, key in headlines(part):
+            lines.append(f"  {words:<18} {_text(part[key])}")
         lines.append(f"  {'trivial':<18} {_trivial(part['trivial'])}")
         if caution := caution_text(part):
             lines.append(f"  caution: {caution}")
@@ -39,10 +44,17 @@ def run_summary(run: Run) -> str:
             if run.dataset["split"]["n"]["test"]
             else "test: the data have no test set, so nothing is known about new images"
         )
-    looks = len(run.test_looks())
-    lines.append(f"test looked at {looks} time{'' if looks == 1 else 's'}")
-    lines.append(f"report: {run.report}")
-    return "\n".join(lines)
+    return [*lines, looks_text(len(run.test_looks()))]
+
+
+def headlines(part: dict[str, Any]) -> list[tuple[str, str]]:
+    """Words and key of each headline number; the accuracy of several labels is an exact match."""
+    exact = {"accuracy": "exact match"} if part.get("task") == "multilabel" else {}
+    return [(exact.get(key, words), key) for words, key in HEADLINES]
+
+
+def looks_text(looks: int) -> str:
+    return f"test looked at {looks} time{'' if looks == 1 else 's'}"
 
 
 def run_summary_json(run: Run) -> dict[str, Any]:
