@@ -209,7 +209,10 @@ def read_row(path: Path, folder: Path, metric: str) -> RunRow:
 
 
 def _read(row: RunRow, run: Run, metric: str) -> RunRow:
-    config = yaml.load((run.path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+    try:
+        config = yaml.load((run.path / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"can't read config.yaml: {error}") from error
     if not isinstance(config, dict):
         raise ValueError("config.yaml does not hold 'key: value' lines")
     row = replace(
