@@ -213,6 +213,18 @@ def test_the_same_split_under_another_name_is_no_difference(runs):
     assert compare_runs([runs / "a", runs / "b"]).differences[0].label == "no setting differs"
 
 
+def test_images_of_no_split_and_runs_without_pages_are_fine(runs):
+    splits = runs / "b" / "splits.csv"
+    splits.write_text(splits.read_text().replace(",train,", ",unused,", 5))
+    edit_json(runs / "b" / "metrics.json", split_sha256="other")
+    edit_config(runs / "b", report=False)
+    (runs / "b" / "report.json").unlink()
+    found = compare_runs([runs / "a", runs / "b"])
+    assert found.differences[0].label == "differs in split"
+    assert set(found.differences[0].gains) == {"val", "test"}
+    assert {row.state for row in list_runs(runs).rows} == {"finished"}
+
+
 def test_groups_are_resampled_whole(runs):
     """Twenty groups of four images that were right or wrong together: a wider interval."""
     for name in ("a", "b"):

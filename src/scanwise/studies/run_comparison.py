@@ -17,7 +17,8 @@ import numpy as np
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import DataError, RunError
 from scanwise.core.runtime import environment_changes
-from scanwise.core.types import Interval, SplitName
+from scanwise.core.types import SPLIT_NAMES, Interval, SplitName
+from scanwise.data.splits import UNUSED
 from scanwise.metrics.baselines import compare_words
 from scanwise.metrics.inputs import Floats
 from scanwise.metrics.paired import paired_gain
@@ -29,7 +30,7 @@ from scanwise.pipeline.tables import aligned
 # Where a run went and how it was computed, and whether test was opened: these train nothing else.
 _NO_FACTOR = {
     "output", "force", "explain", "threads", "device", "deterministic", "no_test", "accept_leak",
-    "skip_unreadable",
+    "skip_unreadable", "report",
 }  # fmt: skip
 # They only make the split, which is compared as such.
 _OF_THE_SPLIT = {"splits", "val_fraction", "test_fraction", "group", "group_regex"}
@@ -200,7 +201,7 @@ def _read(path: Path) -> _Side:
 
 
 def _read_images(splits_csv: Path) -> dict[str, dict[str, str]]:
-    images: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
+    images: dict[str, dict[str, str]] = {name: {} for name in (*SPLIT_NAMES, UNUSED)}
     with splits_csv.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             images[row["split"]][row["path"]] = row["sha256"]

@@ -106,7 +106,7 @@ def show_run(path: Path) -> RunDetails:
             plan=[row for row in plan if row["source"] not in ("you", "default")],
             dataset=_json(run, "dataset.json"),
             training=_json(run, "training.json"),
-            unfinished=why_unfinished(run, config.epochs),
+            unfinished=why_unfinished(run, config.model_dump()),
         )
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         words = " ".join(str(error).split())

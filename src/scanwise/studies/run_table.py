@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,7 +231,7 @@ def _read(row: RunRow, run: Run, metric: str) -> RunRow:
         training = run.read_json("training.json", "")
         seconds = float(training["seconds_in_all"])
         row = replace(row, model=str(training["model"]), seconds=seconds)
-    if unfinished := why_unfinished(run, config.get("epochs")):
+    if unfinished := why_unfinished(run, config):
         return replace(row, state="interrupted", reason=unfinished)
     splits = run.metrics["splits"]
     return replace(
@@ -254,14 +254,16 @@ def run_date(run: Run) -> str:
     return datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
 
 
-def why_unfinished(run: Run, epochs: Any) -> str:
-    """Where a run stopped (or is now), '' for a finished one."""
+def why_unfinished(run: Run, config: Mapping[str, Any]) -> str:
+    """Where a run stopped (or is now), '' for a finished one; as `Run.finished` has it."""
     if not (run.path / "metrics.json").is_file():
         done = _epochs_done(run)
-        return f"{done} of {epochs} epochs; `scanwise train --resume {run.path}` goes on"
+        return (
+            f"{done} of {config.get('epochs')} epochs; `scanwise train --resume {run.path}` goes on"
+        )
     if not run.bundle.is_dir():
         return f"it has no bundle; `scanwise train --resume {run.path}` goes on"
-    if not (run.path / "report.json").is_file():
+    if config.get("report", True) and not (run.path / "report.json").is_file():
         return f"it has no report; `scanwise report {run.path}` writes it"
     return ""
 
