@@ -8,6 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from scanwise import __version__
+from scanwise.cli.compare import (
+    AddressOption,
+    BackendOption,
+    CvOption,
+    JobsOption,
+    SeedsOption,
+    compare,
+    train_repeatedly,
+    whole_number,
+)
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
@@ -74,11 +84,31 @@ def train(
         Path | None,
         typer.Option("--resume", help="Go on with an interrupted run.", show_default=False),
     ] = None,
+    seeds: SeedsOption = "1",
+    cv: CvOption = None,
+    deploy: Annotated[
+        str | None,
+        typer.Option(
+            "--deploy",
+            metavar="ensemble|refit",
+            help="With --cv: the model to use.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: JobsOption = "auto",
+    backend: BackendOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model on DATA and write an honest report."""
+    """Train a model on DATA and write an honest report; with --cv or --seeds, a study."""
+    number = whole_number("seeds", seeds)
+    if resume is None and (number != 1 or cv is not None or deploy is not None):
+        resolved = gather_settings(data, settings, config)
+        start(resolved.threads)
+        train_repeatedly(resolved, number, cv, deploy, (jobs, backend, address), as_json)
+        return
     if resume is not None:
-        if data is not None or settings or config is not None:
+        if data is not None or settings or config is not None or number != 1 or cv or deploy:
             raise ConfigError(
                 "--resume RUN takes everything from the run's config.yaml; leave out the rest."
             )
@@ -119,6 +149,9 @@ def check(
     show(result.to_json() if as_json else check_summary(result, output), as_json)
     if result.report.stop is not None:
         raise result.report.stop
+
+
+app.command()(compare)
 
 
 @app.command(name="learning-curve")
