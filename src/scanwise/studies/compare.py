@@ -191,14 +191,16 @@ def compare(
     write_study_splits(folder, grounds)
     trained = [(ground, _trained(planned[ground.data])) for ground in grounds]
     members = make_members(config, trained, folder)
+    waiting = [member for member in members if not member.finished]
     workers = plan_workers(
         asked.jobs,
-        members,
-        probe_of(resolve(config, grounds[0]), grounds[0]) if asked.jobs == "auto" else None,
+        waiting,
+        probe_of(resolve(config, grounds[0]), grounds[0]),
         backend=asked.backend,
         address=asked.address,
     )
-    tell(f"{len(members)} trainings in {folder}. {workers.describe()}")
+    kept = f", {len(members) - len(waiting)} of them finished" if waiting != [*members] else ""
+    tell(f"{len(members)} trainings in {folder}{kept}. {workers.describe()}")
     outcomes = train_members(members, workers, tell)
     answers = {
         (ground.data, variant.name): found

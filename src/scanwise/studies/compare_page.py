@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from scanwise.core.files import write_json, write_text
 from scanwise.core.types import Interval
+from scanwise.metrics.compare import p_words
 from scanwise.pipeline.tables import aligned
 from scanwise.report import blocks
 from scanwise.report.comparison_plot import Line, plot_comparison
@@ -62,7 +63,7 @@ def study_text(found: Findings) -> str:
     lines = []
     for table in found.tables:
         lines += ["", f"{table.data}, scored on {table.scored_on()} [95 %]", ""]
-        lines.append(aligned(_result_rows(table, (table.metric,))))
+        lines.append(aligned(_verdict_rows(table)))
         lines += ["", sentence(table)]
     lines += ["", *found.notes]
     lines += [f"FAILED {one.member.name}: {one.error}" for one in found.failed]
@@ -70,15 +71,35 @@ def study_text(found: Findings) -> str:
     return "\n".join(lines)
 
 
-def _result_rows(table: Table, shown: Sequence[str]) -> list[tuple[str, ...]]:
+def _verdict_rows(table: Table) -> list[tuple[str, ...]]:
+    """What came of each row, and the metric that it rests on."""
     compared = any(row.against_base is not None for row in table.rows)
-    head = ["", *(NAMES[name] for name in shown), "training"]
-    head += [f"difference in {NAMES[table.metric]}", "p", "verdict"] if compared else []
-    rows = [tuple(head)]
+    rows: list[tuple[str, ...]] = [
+        ("", "verdict", NAMES[table.metric], "difference to the base, corrected p")
+    ]
     for row in table.rows:
-        name = "this recipe" if row.name == BASE and not compared else row.name
-        cells = [name, *(_score(row, name) for name in shown), _seconds(row)]
-        rows.append((*cells, *(_against(row) if compared else ())))
+        score = _score(row, table.metric)
+        rows.append((_name(row, compared), _verdict(row), score, _difference(row)))
+    return rows if compared else [(row[0], row[2]) for row in rows]
+
+
+def _name(row: Row, compared: bool) -> str:
+    return "this recipe" if row.name == BASE and not compared else row.name
+
+
+def _score_rows(table: Table) -> list[tuple[str, ...]]:
+    """The other scores, validation, and the time."""
+    compared = any(row.against_base is not None for row in table.rows)
+    others = [name for name in _shown(table) if name != table.metric]
+    chosen = any(row.validation is not None for row in table.rows)
+    head = ["", *(NAMES[name] for name in others)]
+    head += [f"validation {NAMES[table.metric]}"] if chosen else []
+    rows = [(*head, "training")]
+    for row in table.rows:
+        if row.scores:
+            cells = [_score(row, name) for name in others]
+            cells += ["-" if row.validation is None else str(row.validation)] if chosen else []
+            rows.append((_name(row, compared), *cells, _seconds(row)))
     return rows
 
 
@@ -94,19 +115,26 @@ def _seconds(row: Row) -> str:
     return seconds_text(row.facts["seconds"]) if row.facts else "-"
 
 
-def _against(row: Row) -> tuple[str, str, str]:
-    """Difference, corrected p and verdict of a row; what else it is where it was not compared."""
+def _verdict(row: Row) -> str:
+    """The verdict, or what else the row is."""
+    if row.against_base is None:
+        return "the base" if row.name == BASE and row.scores else row.label
+    return row.verdict + (" (confounded)" if row.label else "")
+
+
+def _difference(row: Row) -> str:
+    """Difference to the base with its interval, and the corrected p."""
     one = row.against_base
     if one is None:
-        return "-", "-", "the base" if row.name == BASE and row.scores else row.label or "-"
-    p = "-" if one.corrected_p is None else f"{one.corrected_p:.3f}"
-    return one.difference.signed(), p, one.verdict + (", confounded" if row.label else "")
+        return "-"
+    p = "" if one.corrected_p is None else f", {p_words(one.corrected_p)}"
+    return one.difference.signed() + p
 
 
-def _verdicts(table: Table) -> list[str]:
+def _sentences(table: Table) -> list[str]:
     """One sentence a variant, with all that it rests on."""
     return [
-        f"- {row.name}: {row.against_base}" + (f" ({row.label})" if row.label else "")
+        f"{row.name}: {row.against_base}" + (f" ({row.label})" if row.label else "")
         for row in table.rows
         if row.against_base is not None
     ]
@@ -159,7 +187,7 @@ def repeated_text(found: Repeated) -> str:
     lines = ["", aligned(parts_table(found)), ""] if found.parts else []
     for table in study.tables:
         how = "All out-of-fold answers together" if table.folds else "All seeds together"
-        lines += [f"{how}, {table.scored_on()} [95 %]", aligned(_result_rows(table, _shown(table)))]
+        lines += [f"{how}, {table.scored_on()} [95 %]", aligned(_verdict_rows(table))]
     lines += ["", *study.notes, *found.notes]
     lines += [f"FAILED {one.member.name}: {one.error}" for one in study.failed]
     lines += [f"model to use: {found.deployed}"] if found.deployed else []
@@ -202,6 +230,7 @@ def _page(
     for table in found.tables:
         picture = figures[table.data]
         several = f"{table.data}: " if len(found.tables) > 1 else ""
+        verdicts, scores = _tables(table)
         sections += [
             blocks.Section(
                 f"{several}What was found",
@@ -209,8 +238,9 @@ def _page(
                     [
                         blocks.Paragraph(sentence(table)),
                         None if picture is None else blocks.Pictures((picture,)),
-                        _result_table(table),
-                        *(blocks.Paragraph(text[2:]) for text in _verdicts(table)),
+                        verdicts,
+                        *(blocks.Paragraph(text) for text in _sentences(table)),
+                        scores,
                     ]
                 ),
             ),
@@ -223,12 +253,12 @@ def _page(
     )
     sections.append(blocks.Section("How to read this", (*notes, *failed)))
     data = ", ".join(table.data for table in found.tables)
-    verdicts = {row.verdict for table in found.tables for row in table.rows}
+    shown = {row.verdict for table in found.tables for row in table.rows}
     return blocks.Page(
-        title="Comparison" if verdicts - {""} else "Repeated training",
+        title="Comparison" if shown - {""} else "Repeated training",
         subtitle=data,
-        level="ok" if "better" in verdicts else "unsure",
-        headline=_headline(verdicts),
+        level="ok" if "better" in shown else "unsure",
+        headline=_headline(shown),
         sentence=" ".join(sentence(table) for table in found.tables),
         banners=(blocks.Banner("note", "RESEARCH USE", NOT_A_DEVICE),),
         sections=tuple(sections),
@@ -246,12 +276,23 @@ def _headline(verdicts: set[str]) -> str:
     return "Measured, with nothing to compare"
 
 
-def _result_table(table: Table) -> blocks.Table:
-    head, *rows = _result_rows(table, _shown(table))
-    return blocks.Table(
-        caption=f"Scored on {table.scored_on()}, with 95 % intervals; ± is the SD between seeds",
-        columns=("variant", *head[1:]),
-        rows=tuple(rows),
+def _tables(table: Table) -> tuple[blocks.Table, blocks.Table]:
+    """Verdicts, and the other scores."""
+    several = any(len(score.by_seed) > 1 for row in table.rows for score in row.scores.values())
+    spread = "; ± is the SD between seeds" if several else ""
+    head, *rows = _verdict_rows(table)
+    others, *lines = _score_rows(table)
+    return (
+        blocks.Table(
+            caption=f"Scored on {table.scored_on()}, with 95 % intervals{spread}",
+            columns=("variant", *head[1:]),
+            rows=tuple(rows),
+        ),
+        blocks.Table(
+            caption="Other scores, with 95 % intervals",
+            columns=("variant", *others[1:]),
+            rows=tuple(lines),
+        ),
     )
 
 
@@ -261,23 +302,14 @@ def _facts_table(table: Table) -> blocks.Table:
             row.name,
             *(_fact(row.facts[key]) for key, _ in FACTS),
             ", ".join(str(number) for number in row.facts["epochs"]),
-            "-" if row.validation is None else str(row.validation),
-            row.label or "-",
         )
         for row in table.rows
         if row.facts
     ]
     return blocks.Table(
         caption="From the resolved settings of each run",
-        columns=(
-            "variant",
-            *(words for _, words in FACTS),
-            "epochs run",
-            f"validation {NAMES[table.metric]}",
-            "note",
-        ),
+        columns=("variant", *(words for _, words in FACTS), "epochs run"),
         rows=tuple(rows),
-        words=True,
     )
 
 

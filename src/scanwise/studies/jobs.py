@@ -38,8 +38,8 @@ def best_jobs(members: Sequence[Member], probe: Probe | None, cores: int) -> tup
         cores: CPU cores to share out.
     """
     most = min(cores, len(members))
-    if most == 1:
-        return 1, "1 core" if cores == 1 else "1 training"
+    if most <= 1:
+        return 1, "1 core" if cores == 1 else f"{len(members)} training(s) to do"
     if probe is None:
         return 1, "a pretrained network uses all cores by itself"
     alone = steps_per_second(probe, cores)

@@ -41,6 +41,12 @@ class Member:
         return Path(self.settings["output"])
 
     @property
+    def finished(self) -> bool:
+        from scanwise.pipeline.runs import Run
+
+        return (self.folder / "config.yaml").is_file() and Run.open(self.folder).finished
+
+    @property
     def config(self) -> TrainConfig:
         return make_config(self.settings)
 
