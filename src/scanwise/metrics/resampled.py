@@ -110,6 +110,15 @@ def values(scored: Scored, weights: Floats) -> Values:
     return found
 
 
+def one_value(scored: Scored, weights: Floats, name: str) -> Floats:
+    """One overall number of decisions or of ranks, as `values` has it, without the others: (r,)."""
+    if name in ("auroc_macro", "auprc_macro"):
+        return _class_areas(scored, weights)[name]
+    if scored.task == "multilabel":
+        return _label_values(scored, weights, weights.sum(axis=0))[name]
+    return matrix_values(_matrix(scored, weights), ordinal=scored.task == "ordinal")[name]
+
+
 def matrix_values(matrix: Floats, ordinal: bool = False) -> Values:
     """What follows from confusion matrices (k, k, r) alone."""
     every = rates.all_class_counts(matrix)
@@ -184,18 +193,22 @@ def _label_values(scored: Scored, weights: Floats, total: Floats) -> Values:
 
 
 def _rank_values(scored: Scored, weights: Floats) -> Values:
+    micro_roc, micro_pr = rank_areas(scored.micro, weights)
+    areas = _class_areas(scored, weights)
+    return {**areas, "auroc_micro": micro_roc, "auprc_micro": micro_pr}
+
+
+def _class_areas(scored: Scored, weights: Floats) -> Values:
+    """AUROC and AUPRC of each class and their means."""
     areas = [rank_areas(ranking, weights) for ranking in scored.rankings]
     roc, pr = np.stack([area[0] for area in areas]), np.stack([area[1] for area in areas])
     # A class that fills a whole resample has no AUROC and an AUPRC of 1 that says nothing.
     evaluable = ~np.isnan(roc)
-    micro_roc, micro_pr = rank_areas(scored.micro, weights)
     return {
         "auroc": roc,
         "auprc": np.where(evaluable, pr, np.nan),
         "auroc_macro": rates.macro(roc, evaluable),
         "auprc_macro": rates.macro(pr, evaluable),
-        "auroc_micro": micro_roc,
-        "auprc_micro": micro_pr,
     }
 
 
