@@ -102,8 +102,9 @@ class Comparison:
         seeds = "1 seed" if self.num_seeds == 1 else f"{self.num_seeds} seeds"
         return (
             f"{self.verdict}: {self.metric}{lower} on {self.split} was "
-            f"{np.mean(self.variant_values):.3f}, the base's {np.mean(self.base_values):.3f}, difference {self.difference.signed()} ({rows}, {seeds}, {self._p_words()}; {self.method}; "
-            f"about {self.scope})"
+            f"{np.mean(self.variant_values):.3f}, the base's {np.mean(self.base_values):.3f}, "
+            f"difference {self.difference.signed()} ({rows}, {seeds}, {self._p_words()}; "
+            f"{self.method}; about {self.scope})"
         )
 
     def to_json(self) -> dict[str, Any]:
