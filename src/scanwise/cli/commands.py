@@ -18,6 +18,7 @@ from scanwise.cli.compare import (
     train_repeatedly,
     whole_number,
 )
+from scanwise.cli.ensemble import ensemble
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 app.add_typer(runs_app, name="runs")
 app.command()(reproduce)
+app.command()(ensemble)
 
 
 def _version(wanted: bool) -> None:

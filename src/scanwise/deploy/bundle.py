@@ -7,6 +7,9 @@ bundle/
   metrics.json        what was measured
   MODEL_CARD.md       what it is for, and what it is not
   SHA256SUMS          hashes of the files above; checked at loading
+
+An ensemble's bundle holds ordinary bundles in members/ instead of weights of its own
+(deploy.ensemble); `Bundle.from_pretrained` opens both.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch import nn
 
 from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.core.files import sha256_file
-from scanwise.core.types import Task
+from scanwise.core.types import Dataset, Task
 from scanwise.data.images import read_image
 from scanwise.metrics.calibration import apply_temperature
 from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
@@ -36,6 +39,7 @@ from scanwise.prepare.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", "MODEL_CARD.md")
+MEMBERS = "members"  # folder of an ensemble's bundles
 BATCH = 256
 
 
@@ -168,24 +172,25 @@ class Bundle:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as name:
             folder = Path(name) / "bundle"
             folder.mkdir()
-            state = {
-                key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()
-            }
-            save_file(state, folder / "model.safetensors")
-            for file, value in (
-                ("config.json", self.config.to_json()),
-                ("preprocess.json", self.preprocessing.to_json()),
-                ("metrics.json", self.metrics),
-            ):
-                text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-                (folder / file).write_text(text, encoding="utf-8")
-            (folder / "MODEL_CARD.md").write_text(self.model_card, encoding="utf-8")
-            sums = "".join(f"{sha256_file(folder / file)}  {file}\n" for file in FILES)
+            self._write_files(folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            sums = "".join(
+                f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files
+            )
             (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
             if target.exists():
                 shutil.rmtree(target)
             folder.rename(target)
         return target
+
+    def _write_files(self, folder: Path) -> None:
+        """All files of the bundle but SHA256SUMS."""
+        state = {key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        write_bundle_json(folder / "config.json", self.config.to_json())
+        write_bundle_json(folder / "preprocess.json", self.preprocessing.to_json())
+        write_bundle_json(folder / "metrics.json", self.metrics)
+        (folder / "MODEL_CARD.md").write_text(self.model_card, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, model: nn.Module | None = None) -> Bundle:
@@ -195,6 +200,9 @@ class Bundle:
             directory: A bundle folder, or a run folder that holds one.
             model: The module to fill, for a bundle trained with one's own nn.Module.
 
+        Returns:
+            The bundle; an `EnsembleBundle` where the folder holds an ensemble.
+
         Raises:
             RunError: If there is no bundle.
             IntegrityError: If a file is missing or changed, or the format is newer.
@@ -202,7 +210,12 @@ class Bundle:
         """
         folder = find_bundle(Path(directory))
         check_sums(folder)
-        config = BundleConfig.from_json(_read_json(folder / "config.json"))
+        stated = _read_json(folder / "config.json")
+        if stated.get("kind") == "ensemble":
+            from scanwise.deploy.ensemble import EnsembleBundle  # it is made of bundles
+
+            return EnsembleBundle.from_folder(folder, stated)
+        config = BundleConfig.from_json(stated)
         network = model or _rebuild(config)
         try:
             network.load_state_dict(load_file(folder / "model.safetensors"))
@@ -264,6 +277,21 @@ class Bundle:
     ) -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k) of prepared pixels uint8 (n, h, w, c)."""
         return calibrated_probabilities(self.logits_of(pixels, device=device), self.config)
+
+    def probabilities_of_rows(
+        self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
+    ) -> NDArray[np.float64]:
+        """Calibrated probabilities float64 (n, k) of some images of a data set."""
+        pixels = self.preprocessing.to_pixels(dataset.images[rows])
+        return self.probabilities_of(pixels, device=device)
+
+    def input_text(self) -> str:
+        """'28x28 px, 1 channel(s)'"""
+        height, width = self.config.size_px
+        return f"{height}x{width} px, {self.config.channels} channel(s)"
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _read_files(
         self, paths: Sequence[str | Path]
@@ -360,14 +388,17 @@ def find_bundle(path: Path) -> Path:
 
 
 def check_sums(folder: Path) -> None:
-    """Compare every file with SHA256SUMS.
+    """Compare every file that SHA256SUMS lists, and every one that a bundle needs.
 
     Raises:
         IntegrityError: Naming the first file that is missing, unlisted or changed.
     """
     lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     stated = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
-    for name in FILES:
+    needed: tuple[str, ...] = FILES
+    if (folder / MEMBERS).is_dir():  # an ensemble; its members are checked as bundles besides
+        needed = ("config.json", "metrics.json", "MODEL_CARD.md")
+    for name in (*needed, *stated):
         if name not in stated or not (folder / name).is_file():
             raise IntegrityError(f"{folder} lacks {name}; the bundle is incomplete, copy it again.")
         if sha256_file(folder / name) != stated[name]:
@@ -375,6 +406,11 @@ def check_sums(folder: Path) -> None:
                 f"{folder / name} is not the file that was saved (its SHA-256 differs); "
                 "copy the bundle again."
             )
+
+
+def write_bundle_json(path: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

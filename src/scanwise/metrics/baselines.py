@@ -10,7 +10,7 @@ import numpy as np
 from scanwise.core.errors import DataError
 from scanwise.core.types import Interval
 from scanwise.metrics.evaluate import evaluate_predictions
-from scanwise.metrics.inputs import Floats
+from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.paired import paired_gain
 from scanwise.metrics.predictions import Predictions
 
@@ -38,14 +38,18 @@ def baseline_scores(network: Predictions, baseline: Predictions, split: str) -> 
     if first.sample != second.sample:
         raise DataError("the baseline's predictions are not of the same images in the same order.")
     found = evaluate_predictions(baseline, split)
-    right = [_right(part) for part in (first, second)]
-    strata = np.zeros(len(second), np.int64) if second.targets.ndim == 2 else second.targets
-    gain = paired_gain(right[0], right[1], strata, groups=second.groups)
+    right = [right_by_image(part) for part in (first, second)]
+    gain = paired_gain(right[0], right[1], strata_of(second), groups=second.groups)
     return {
         **{key: found[key] for key in KEPT},
         "gain": gain.to_json(),
         "network_is": compare_words(gain),
     }
+
+
+def strata_of(part: Predictions) -> Ints:
+    """What a resampling keeps the counts of (n,): the class; multi-label: nothing."""
+    return np.zeros(len(part), np.int64) if part.targets.ndim == 2 else part.targets
 
 
 def compare_words(gain: Interval) -> str:
@@ -65,6 +69,7 @@ def toughest_baseline(baselines: Mapping[str, Mapping[str, Any]], split: str) ->
     return max(scores, key=scores.__getitem__) if scores else None
 
 
-def _right(part: Predictions) -> Floats:
+def right_by_image(part: Predictions) -> Floats:
+    """1 for right and 0 for wrong (n,); multi-label: the share of right labels."""
     same: Floats = np.equal(part.predicted, part.targets).astype(np.float64)
     return np.asarray(same.mean(axis=1)) if same.ndim == 2 else same

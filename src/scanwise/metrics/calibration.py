@@ -282,6 +282,14 @@ def calibrate(val_logits: ArrayLike, val_targets: ArrayLike, task: Task) -> Cali
     )
 
 
+def not_calibrated(
+    probabilities: ArrayLike, targets: ArrayLike, task: Task, reason: str
+) -> Calibration:
+    """The calibration of validation probabilities (n, k) that stay as they are."""
+    quality = probability_quality(probabilities, targets, task)
+    return Calibration(1.0, False, reason, len(np.asarray(targets)), quality, quality)
+
+
 def describe_temperature(
     probabilities: ArrayLike, targets: ArrayLike, temperature: float, task: Task
 ) -> dict[str, dict[str, float]]:

@@ -72,7 +72,7 @@ def verify_metrics(
             except (DataError, KeyError, TypeError, ValueError) as error:
                 found.append(Mismatch(where, "a split", f"can't be recomputed: {error}"))
                 continue
-            found += _differences(where, stated, truth, TOLERANCE)
+            found += differences(where, stated, truth, TOLERANCE)
     for name in sorted(set(predictions.split) - set(splits)):
         found.append(Mismatch(f"splits.{name}", None, "in predictions.csv"))
     if metrics.get("calibration") is not None:
@@ -92,7 +92,7 @@ def _verify_baselines(
             except (DataError, KeyError) as error:
                 yield Mismatch(where, "a split", f"can't be recomputed: {error}")
                 continue
-            yield from _differences(where, scores, truth, TOLERANCE)
+            yield from differences(where, scores, truth, TOLERANCE)
 
 
 def _recompute(predictions: Predictions, name: str, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,13 +143,13 @@ def _verify_calibration(predictions: Predictions, stated: Mapping[str, Any]) -> 
             continue
         rows = predictions.of_split(name)
         truth = describe_temperature(rows.probabilities, rows.targets, temperature, rows.task)
-        yield from _differences(f"calibration.splits.{name}", effect, truth, CALIBRATION_TOLERANCE)
+        yield from differences(f"calibration.splits.{name}", effect, truth, CALIBRATION_TOLERANCE)
         if name == stated.get("fitted_on"):
             both = {key: stated.get(key) for key in ("before", "after")}
-            yield from _differences("calibration", both, truth, CALIBRATION_TOLERANCE)
+            yield from differences("calibration", both, truth, CALIBRATION_TOLERANCE)
 
 
-def _differences(where: str, stated: Any, truth: Any, tolerance: float) -> Iterator[Mismatch]:
+def differences(where: str, stated: Any, truth: Any, tolerance: float) -> Iterator[Mismatch]:
     """Leaves that differ between two JSON values, with their path."""
     if isinstance(stated, Mapping) and isinstance(truth, Mapping):
         for key in [*truth, *(key for key in stated if key not in truth)]:
@@ -159,10 +159,10 @@ def _differences(where: str, stated: Any, truth: Any, tolerance: float) -> Itera
             elif key not in stated:
                 yield Mismatch(path, "missing", truth[key])
             else:
-                yield from _differences(path, stated[key], truth[key], tolerance)
+                yield from differences(path, stated[key], truth[key], tolerance)
     elif isinstance(stated, list) and isinstance(truth, list) and len(stated) == len(truth):
         for index, (left, right) in enumerate(zip(stated, truth, strict=True)):
-            yield from _differences(f"{where}.{index}", left, right, tolerance)
+            yield from differences(f"{where}.{index}", left, right, tolerance)
     elif not _same(stated, truth, tolerance):
         yield Mismatch(where, stated, truth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scanwise.core.config import TrainConfig
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split, SplitName
 from scanwise.data.checks import CheckReport
 from scanwise.deploy.bundle import Bundle
-from scanwise.metrics.calibration import Calibration
+from scanwise.metrics.calibration import Calibration, not_calibrated
 from scanwise.metrics.evaluate import (
     calibration_document,
     evaluate_predictions,
@@ -25,8 +26,11 @@ from scanwise.pipeline.baselines import (
     read_baselines,
     write_baselines,
 )
+from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run, command_line
 from scanwise.report.gallery import write_gallery
+
+MEAN_OF_CALIBRATED = "the mean of its members' calibrated probabilities is not calibrated again"
 
 
 def evaluate_run(
@@ -36,31 +40,57 @@ def evaluate_run(
     split: Split,
     report: CheckReport,
     bundle: Bundle,
-    calibration: Calibration,
+    calibration: Calibration | None,
     *,
     baselines: tuple[Baseline, ...] = (),
+    baseline_titles: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> None:
     """Score validation and (unless --no-test) test once, and write what follows from the scores.
 
-    The look at test is in the ledger before the first test image is read.
+    The look at test is in the ledger before the first test image is read. An ensemble has no
+    `calibration`; `baseline_titles` names the simple models whose answers lie in the run already.
     """
-    names: list[SplitName] = ["val"]
+    names: list[SplitName] = ["val"] if len(split.val) else []
     if len(split.test) and not config.no_test:
         looks = run.record_test_look()
         run.log(f"test split opened: look number {looks}")
         names.append("test")
+    if not names:
+        _save(run, dataset, bundle, _unmeasured(run, dataset, split, report))
+        return
     predictions = predict_splits(bundle, dataset, split, names, device)
     write_predictions(run.path / "predictions.csv", predictions)
     metrics = _metrics(run, dataset, split, report, predictions, calibration)
-    metrics |= _beside_baselines(run, dataset, split, bundle, predictions, names, baselines)
-    run.write("metrics.json", metrics)
+    metrics |= _beside_baselines(
+        run, dataset, split, bundle, predictions, names, baselines, baseline_titles
+    )
+    metrics |= members_document(run, predictions)
     _write_medmnist_files(run, dataset, split, predictions, names)
+    _save(run, dataset, bundle, metrics)
+    if config.report:
+        _write_gallery(run, dataset, split, predictions, names)
+
+
+def _save(run: Run, dataset: Dataset, bundle: Bundle, metrics: dict[str, Any]) -> None:
+    run.write("metrics.json", metrics)
     bundle.metrics = metrics
     bundle.model_card = model_card(bundle, metrics, dataset)
     bundle.save_pretrained(run.bundle)
-    if config.report:
-        _write_gallery(run, dataset, split, predictions, names)
+
+
+def _unmeasured(run: Run, dataset: Dataset, split: Split, report: CheckReport) -> dict[str, Any]:
+    """metrics.json where no image is left to score: facts, and no split."""
+    document = metrics_document(
+        _dataset_facts(dataset),
+        split.sha256,
+        {},
+        run=run.path.name,
+        command=command_line(),
+        leaky=report.leaky,
+        test_looks=len(run.test_looks()),
+    )
+    return document | members_document(run, None)
 
 
 def predict_splits(
@@ -69,9 +99,7 @@ def predict_splits(
     """Probabilities of the named splits, by the bundle itself; rows in input order."""
     rows = np.sort(np.concatenate([split.rows(name) for name in names]))
     of_row = {int(row): name for name in names for row in split.rows(name)}
-    probabilities = bundle.probabilities_of(
-        bundle.preprocessing.to_pixels(dataset.images[rows]), device=device
-    )
+    probabilities = bundle.probabilities_of_rows(dataset, rows, device=device)
     return make_predictions(
         sample=tuple(dataset.sample_ids[row] for row in rows),
         split=tuple(of_row[int(row)] for row in rows),
@@ -91,16 +119,18 @@ def _beside_baselines(
     predictions: Predictions,
     names: list[SplitName],
     baselines: tuple[Baseline, ...],
+    known_titles: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """`baselines` of metrics.json; those of an earlier evaluation where none are handed in."""
     if baselines:
         rows = np.sort(np.concatenate([split.rows(name) for name in names]))
         said = predict_baselines(baselines, dataset, bundle.preprocessing, predictions, rows)
         write_baselines(run, said)
-        titles = {baseline.name: baseline.title for baseline in baselines}
+        titles: Mapping[str, str] = {baseline.name: baseline.title for baseline in baselines}
     else:
         said = read_baselines(run, predictions)
-        titles = {name: entry["title"] for name, entry in run.known_baselines().items()}
+        known = run.known_baselines()
+        titles = known_titles or {name: entry["title"] for name, entry in known.items()}
     return {"baselines": baselines_document(predictions, said, titles)} if said else {}
 
 
@@ -110,7 +140,7 @@ def _metrics(
     split: Split,
     report: CheckReport,
     predictions: Predictions,
-    calibration: Calibration,
+    calibration: Calibration | None,
 ) -> dict[str, Any]:
     """metrics.json: every number with its interval; the clean part of a leaky test beside it."""
     baseline: dict[str, Any] = {
@@ -125,7 +155,24 @@ def _metrics(
     clean = {}
     if "test" in names and 0 < len(leaked) < len(split.test):
         clean["test"] = evaluate_predictions(predictions, "test", excluded=leaked, **baseline)
-    facts = {
+    if calibration is None and "val" in names:
+        val = predictions.of_split("val")
+        calibration = not_calibrated(val.probabilities, val.targets, val.task, MEAN_OF_CALIBRATED)
+    return metrics_document(
+        _dataset_facts(dataset),
+        split.sha256,
+        parts,
+        clean_splits=clean or None,
+        calibration=None if calibration is None else calibration_document(calibration, predictions),
+        run=run.path.name,
+        command=command_line(),
+        leaky=report.leaky,
+        test_looks=len(run.test_looks()),
+    )
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    return {
         "name": dataset.name,
         "source": dataset.provenance.source,
         "n": len(dataset),
@@ -134,17 +181,6 @@ def _metrics(
         "synthetic": dataset.provenance.synthetic,
         "benchmark": dataset.provenance.benchmark,
     }
-    return metrics_document(
-        facts,
-        split.sha256,
-        parts,
-        clean_splits=clean or None,
-        calibration=calibration_document(calibration, predictions),
-        run=run.path.name,
-        command=command_line(),
-        leaky=report.leaky,
-        test_looks=len(run.test_looks()),
-    )
 
 
 def _write_medmnist_files(
@@ -196,7 +232,7 @@ def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str
         "",
         f"- Task: {config.task}; classes: {', '.join(config.class_names)}",
         f"- Trained on: {config.trained_on} ({metrics['dataset']['n']:,} images in all splits)",
-        f"- Input: {config.size_px[0]}x{config.size_px[1]} px, {config.channels} channel(s)",
+        f"- Input: {bundle.input_text()}",
         f"- Split: {metrics['split_sha256'] or 'not saved'}",
     ]
     if config.synthetic:
@@ -205,6 +241,8 @@ def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str
         lines.append(f"- Licence of the data: {dataset.provenance.licence}")
     if metrics.get("leaky"):
         lines.append("- The splits share images (leaky): the scores are too good.")
+    if not metrics["splits"]:
+        return "\n".join([*lines, "", "Not measured: no image is left to score it on."]) + "\n"
     lines += ["", "| split | n | accuracy [95 %] | balanced accuracy [95 %] | AUROC [95 %] |"]
     lines.append("|---|---|---|---|---|")
     for name, part in metrics["splits"].items():

@@ -30,6 +30,7 @@ from scanwise.metrics.predictions import read_predictions
 from scanwise.models.backbones import Backbone, with_levels
 from scanwise.pipeline.budget import TIME_PLAN, open_budget
 from scanwise.pipeline.fitting import fit_model
+from scanwise.pipeline.members import read_ensemble
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import Decision
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
@@ -165,6 +166,12 @@ def _check_reproducible(run: Run) -> dict[str, Any]:
     training = run.read_json(
         "training.json", f"it is not finished; `scanwise train --resume {run.path}` finishes it"
     )
+    if facts := read_ensemble(run):
+        members = ", ".join(str(each["run"]) for each in facts["members"])
+        raise RunError(
+            f"{run.path} is an ensemble, which trains nothing: reproduce its members ({members}), "
+            "then average them with `scanwise ensemble`."
+        )
     for name in ("splits.csv", "predictions.csv", "plan.yaml"):
         if not (run.path / name).is_file():
             raise RunError(f"{run.path} has no {name}; copy the whole run folder.")

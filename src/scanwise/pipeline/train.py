@@ -21,6 +21,7 @@ from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
 from scanwise.data.splits import make_split, read_split_groups, read_splits, write_splits
 from scanwise.deploy.bundle import Bundle
+from scanwise.deploy.ensemble import EnsembleBundle
 from scanwise.models.backbones import Backbone, backbone_slug, is_pretrained
 from scanwise.models.build import check_model_spec
 from scanwise.pipeline.budget import clock_decided, open_budget
@@ -32,6 +33,7 @@ from scanwise.pipeline.fitting import (
     fit_temperature,
     make_bundle,
 )
+from scanwise.pipeline.members import read_ensemble
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
@@ -163,7 +165,7 @@ def resume(path: Path) -> Run:
     run = Run.open(path)
     config = run.config
     device = pick_device(config.device)
-    dataset, split = _reload(run, config)
+    dataset, split = reload_data(run, config)
     report = check_dataset(
         dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
     )
@@ -197,17 +199,23 @@ def reevaluate(path: Path) -> Run:
             f"{path} has no bundle: its training was interrupted. `scanwise train --resume {path}` "
             "finishes it."
         )
+    if read_ensemble(run).get("folds"):
+        raise RunError(
+            f"{path} is an ensemble of folds: no image but the test set they share is untouched by "
+            "all, and it was scored when the ensemble was made. `scanwise ensemble` makes it anew."
+        )
     config = run.config.model_copy(update={"no_test": False})
-    dataset, split = _reload(run, config)
+    dataset, split = reload_data(run, config)
     bundle = Bundle.from_pretrained(run.path)
-    calibration = fit_temperature(bundle, dataset, split, "cpu")
+    whole = not isinstance(bundle, EnsembleBundle)  # its members are calibrated, it is not
+    calibration = fit_temperature(bundle, dataset, split, "cpu") if whole else None
     report = check_dataset(dataset, split, skip_unreadable=True, accept_leak=True)
     evaluate_run(run, config, dataset, split, report, bundle, calibration)
     build_report(run.path)
     return run
 
 
-def _reload(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
+def reload_data(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
     """The run's data and split, which must be what they were.
 
     Raises:

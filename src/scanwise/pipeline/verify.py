@@ -9,8 +9,9 @@ from typing import Any
 from scanwise.core.errors import DataError, IntegrityError, RunError
 from scanwise.core.files import sha256_file
 from scanwise.metrics.predictions import read_predictions
-from scanwise.metrics.verify import Mismatch, verify_metrics
+from scanwise.metrics.verify import TOLERANCE, Mismatch, differences, verify_metrics
 from scanwise.pipeline.baselines import read_baselines
+from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run
 from scanwise.report.build import PAGES, restate, said_sha256
 
@@ -24,6 +25,8 @@ class Verification:
     checked: int
 
     def text(self) -> str:
+        if not self.mismatches and not self.checked:
+            return f"{self.run}: nothing was measured, so there is no number to recompute."
         if not self.mismatches:
             return f"{self.run}: all {self.checked} numbers follow from predictions.csv."
         lines = [f"{self.run}: {len(self.mismatches)} of {self.checked} numbers and words differ:"]
@@ -57,6 +60,8 @@ def verify_run(path: Path) -> Verification:
     if not splits_csv.is_file():
         raise RunError(f"{run.path} has no splits.csv; copy the whole run folder.")
     report = run.read_json("report.json", "`scanwise report RUN` writes it")
+    if metrics.get("splits") == {} and not (run.path / "predictions.csv").exists():
+        return Verification(run.path, tuple(_edited_words(run, report)), 0)
     try:
         predictions = read_predictions(run.path / "predictions.csv", splits_csv)
     except DataError as error:
@@ -69,6 +74,9 @@ def verify_run(path: Path) -> Verification:
             baselines=read_baselines(run, predictions),
         )
     )
+    if "ensemble" in metrics:
+        truth = members_document(run, predictions).get("ensemble")
+        found += differences("ensemble", metrics["ensemble"], truth, TOLERANCE)
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]

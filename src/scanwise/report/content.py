@@ -30,6 +30,7 @@ from scanwise.report.blocks import (
 )
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.diagnosis import Diagnosis
+from scanwise.report.ensemble import ensemble_blocks
 from scanwise.report.history import History
 from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
@@ -245,6 +246,8 @@ def _data_facts(run: RunFiles) -> tuple[tuple[str, str], ...]:
 
 def training(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """How training went: the seed's list of measures, the curves, the diagnosis."""
+    if "ensemble" in run.metrics:
+        return ensemble_blocks(run)
     if run.history is not None:
         facts, table = _training_facts(run, run.history), _history_table(run, run.history)
     elif run.training.get("fitted"):
@@ -388,7 +391,7 @@ def _second(row: tuple[str, float, int]) -> float:
 def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """The scores beside the trivial baselines, the figures, each class, calibration."""
     if not run.splits:
-        return (Paragraph("Evaluation: not measured (the run has no metrics.json)."),)
+        return (Paragraph(f"Evaluation: not measured ({_why_unmeasured(run)})."),)
     split = "test" if run.splits.get("test") else "val"
     blocks: list[Any] = []
     if split == "val":
@@ -412,6 +415,12 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     blocks.append(per_class_table(run, split, run.splits[split]))
     blocks.append(Paragraph(calibration_text(run, split)))
     return without_nothing(blocks)
+
+
+def _why_unmeasured(run: RunFiles) -> str:
+    if "ensemble" in run.metrics:
+        return "its members were trained or chosen on every image"
+    return "the run has no metrics.json"
 
 
 # 4. Recommendations.
