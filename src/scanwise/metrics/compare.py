@@ -95,16 +95,14 @@ class Comparison:
         """The verdict with all that it rests on, in one sentence."""
         if self.difference.value is None:
             return f"{self.verdict}: {self.metric} ({self.difference.reason})"
-        rows = (
-            f"n={self.n}" if self.num_groups is None else f"n={self.n} in {self.num_groups} groups"
-        )
         lower = "" if self.higher_is_better else " (lower is better)"
+        groups = "" if self.num_groups is None else f" in {self.num_groups} groups"
         seeds = "1 seed" if self.num_seeds == 1 else f"{self.num_seeds} seeds"
+        variant, base = np.mean(self.variant_values), np.mean(self.base_values)
         return (
-            f"{self.verdict}: {self.metric}{lower} on {self.split} was "
-            f"{np.mean(self.variant_values):.3f}, the base's {np.mean(self.base_values):.3f}, "
-            f"difference {self.difference.signed()} ({rows}, {seeds}, {self._p_words()}; "
-            f"{self.method}; about {self.scope})"
+            f"{self.verdict}: {self.metric}{lower} on {self.split} was {variant:.3f}, the base's "
+            f"{base:.3f}, difference {self.difference.signed()} (n={self.n}{groups}, {seeds}, "
+            f"{self._p_words()}; {self.method}; about {self.scope})"
         )
 
     def to_json(self) -> dict[str, Any]:
