@@ -10,11 +10,10 @@ from scanwise.core.types import Interval
 from scanwise.metrics.calibration import cross_entropy_by_image
 from scanwise.metrics.differences import Evidence, seeds_test
 from scanwise.metrics.evaluate import evaluate_predictions
-from scanwise.metrics.inputs import Floats
+from scanwise.metrics.inputs import Floats, Ints, one_hot
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
     group_numbers,
-    never_seen,
     resample_weights,
 )
 from scanwise.metrics.predictions import Predictions
@@ -61,8 +60,15 @@ def over_seeds(
         ]
     )
     units = len(first) if numbers is None else int(numbers.max()) + 1
-    reach = np.inf if metric == LOSS else 1.0
-    evidence = Evidence(units, "n" if numbers is None else "groups", reach, never_seen(units))
+    by_image = metric in (LOSS, "accuracy")
+    rarest = units if by_image else min(_units_by_class(first, numbers), default=units)
+    evidence = Evidence(
+        units=units,
+        noun="n" if numbers is None else "groups",
+        freedom=max(1.0, rarest - 1.0),
+        reach=np.inf if metric == LOSS else 1.0,
+        rarest=rarest,
+    )
     found = seeds_test(by_seed, resamples, evidence).interval
     return _within(found, metric), tuple(by_seed.tolist())
 
@@ -77,6 +83,14 @@ def _valuer(part: Predictions, metric: str) -> Callable[[Floats], Floats]:
         return lambda weights: same @ weights / weights.sum(axis=0)
     scored = prepare(part.probabilities, part.targets, part.task)
     return lambda weights: one_value(scored, weights, metric)
+
+
+def _units_by_class(part: Predictions, numbers: Ints | None) -> list[int]:
+    """Images (or groups) that have each class or label that occurs."""
+    units = np.arange(len(part)) if numbers is None else numbers
+    truth = one_hot(part.targets, len(part.class_names), part.task).astype(bool)
+    counts = [len(np.unique(units[column])) for column in truth.T]
+    return [count for count in counts if count]
 
 
 def _within(interval: Interval, metric: str) -> Interval:
