@@ -85,12 +85,10 @@ def test_seeds_share_one_split_and_the_command_prints_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "seeds"
-    main(
-        [
-            *f"train {DATA} --model mlp:16 --epochs 1 --seeds 2 --jobs 1 --output".split(),
-            str(output),
-        ]
-    )
+    words = f"train {DATA} --model mlp:16 --epochs 1 --seeds 2 --jobs 1 --output".split()
+    with pytest.raises(SystemExit) as ended:
+        main([*words, str(output)])
+    assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "seed 0" in text
     assert "seed 1" in text
