@@ -22,6 +22,8 @@ from scanwise.pipeline.runs import Run
 from scanwise.pipeline.train import reevaluate
 from scanwise.pipeline.verify import verify_run
 from scanwise.studies.ensemble import ensemble, find_runs
+from scanwise.studies.run_details import show_run
+from scanwise.studies.run_table import list_runs
 
 DATA = "demo:cells?n=240"
 
@@ -31,14 +33,13 @@ def _no_pictures():
     """Figures take most of a tiny run's time, and no test here looks at one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scanwise.report.build.draw_figures", lambda run, diagnoses: {})
-        patch.setattr("scanwise.pipeline.fitting._write_pictures", lambda *given: None)
         patch.setattr("scanwise.pipeline.evaluate._write_gallery", lambda *given: None)
         yield
 
 
 def train(folder: Path, **settings) -> Run:
-    common = {"model": "mlp:32", "epochs": 2, "batch_size": 32, "augment": "none"}
-    return sw.train(DATA, output=str(folder), **(common | settings))
+    common = {"data": DATA, "model": "mlp:32", "epochs": 2, "batch_size": 32, "augment": "none"}
+    return sw.train(output=str(folder), report=False, **(common | settings))
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +95,9 @@ def test_members_of_other_input_sizes_prepare_the_files_themselves(tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
         pixels = rng.normal(80 + 60 * (index % 2), 30, (24, 24)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
-    common = {"model": "mlp:8", "epochs": 1, "augment": "none"}
-    data = str(tmp_path / "images")
-    small = sw.train(data, size=16, output=str(tmp_path / "small"), **common)
-    splits = str(small.path / "splits.csv")
-    sw.train(data, size=24, splits=splits, output=str(tmp_path / "large"), **common)
+    common = {"data": str(tmp_path / "images"), "model": "mlp:8", "epochs": 1}
+    small = train(tmp_path / "small", size=16, **common)
+    train(tmp_path / "large", size=24, splits=str(small.path / "splits.csv"), **common)
     run = ensemble([tmp_path / "large", tmp_path / "small"], output=tmp_path / "both")
     mean = (answers(tmp_path / "small", "test") + answers(tmp_path / "large", "test")) / 2
     np.testing.assert_allclose(answers(run.path, "test"), mean, atol=1e-6)
@@ -274,7 +273,9 @@ def test_folds_without_a_shared_test_set_measure_nothing(study, tmp_path, capsys
     assert "out-of-fold score of these runs belongs to single models" in out
     run = Run.open(tmp_path / "folds")
     assert run.metrics["splits"] == {}
-    assert run.metrics["ensemble"]["gain"]["value"] is None
+    assert run.metrics["ensemble"]["gain"]["reason"] == "the folds share no test set"
+    assert "not evaluable" in list_runs(tmp_path).text()
+    assert "2 mlp:32" in show_run(run.path).text()
     assert run.test_looks() == []
     assert not (run.path / "predictions.csv").exists()
     assert "Not measured" in (run.bundle / "MODEL_CARD.md").read_text()
@@ -347,9 +348,10 @@ def test_different_splits_are_named_with_both_values(study, tmp_path):
         assert Run.open(path).dataset["split"]["sha256"][:12] in str(error.value)
 
 
-def test_other_classes_are_named_with_both_values(study, disc_run, tmp_path):
+def test_other_classes_are_named_with_both_values(study, discs, tmp_path):
+    other = train(tmp_path / "discs", data=str(discs), epochs=1).path
     with pytest.raises(RunError, match=r"different classes: \['.*\] and \['"):
-        ensemble([study / "members" / "a", disc_run.path], output=tmp_path / "out")
+        ensemble([study / "members" / "a", other], output=tmp_path / "out")
 
 
 def test_settings_that_can_not_be(study, soft, tmp_path):

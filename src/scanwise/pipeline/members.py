@@ -78,7 +78,8 @@ def _gain(
     predictions: Predictions | None, facts: dict[str, Any], answers: dict[int, Predictions]
 ) -> dict[str, Any]:
     if predictions is None or "test" not in predictions.split:
-        return {"value": None, "reason": "test was not opened"}
+        why = "the folds share no test set" if facts["folds"] else "test was not opened"
+        return {"value": None, "reason": why}
     compared = facts["compared_with"]["members"]
     if not all(number in answers and "test" in answers[number].split for number in compared):
         return {"value": None, "reason": "the members were not scored on test"}

@@ -481,9 +481,9 @@ def ensemble_summary(run: Run) -> str:
         val = each["val"]
         scores = [str(Interval.from_json(val[key])) for key in SCORES[:0:-1]]
         rows.append((each["run"], f"{each['weight']:.3f}", f"{val['n']:,}", *scores))
-    folds = " of folds" if facts["folds"] else ""
+    what = "fold models" if facts["folds"] else "runs"
     lines = [
-        f"{facts['method']} vote of {len(facts['members'])} runs{folds}; {facts['weights_from']}",
+        f"{facts['method']} vote of {len(facts['members'])} {what}; {facts['weights_from']}",
         aligned(rows),
         gain_sentence(facts, run.metrics["dataset"]["task"]),
         looks_sentence(facts),

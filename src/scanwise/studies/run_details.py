@@ -70,10 +70,11 @@ class RunDetails:
         if self.training:
             total = self.training["parameters"]["total"]
             lines.append(f"model: {self.training['model']}, {total:,} parameters")
-            lines.append(
-                f"time: {self.training['seconds']:.1f} s of training, "
-                f"{self.training['seconds_in_all']:.1f} s in all, on {self.training['device']}"
-            )
+            if "seconds" in self.training:  # an ensemble trained nothing
+                lines.append(
+                    f"time: {self.training['seconds']:.1f} s of training, "
+                    f"{self.training['seconds_in_all']:.1f} s in all, on {self.training['device']}"
+                )
         return lines
 
     def _settings(self) -> list[str]:

@@ -219,8 +219,8 @@ def _read(row: RunRow, run: Run, metric: str) -> RunRow:
         row,
         source=str(config["data"]),
         data=str(config["data"]),
-        model=str(config["model"]),
-        seed=int(config["seed"]),
+        model=str(config.get("model", "")),  # an ensemble states what its members share
+        seed=None if config.get("seed") is None else int(config["seed"]),
         date=run_date(run),
         test_looks=len(run.test_looks()),
     )
@@ -229,16 +229,20 @@ def _read(row: RunRow, run: Run, metric: str) -> RunRow:
         row = replace(row, data=str(facts["name"]), split_sha256=str(facts["split"]["sha256"]))
     if (run.path / "training.json").is_file():
         training = run.read_json("training.json", "")
-        seconds = float(training["seconds_in_all"])
-        row = replace(row, model=str(training["model"]), seconds=seconds)
+        seconds = training.get("seconds_in_all")  # an ensemble trained nothing
+        row = replace(
+            row,
+            model=str(training["model"]),
+            seconds=None if seconds is None else float(seconds),
+        )
     if unfinished := why_unfinished(run, config):
         return replace(row, state="interrupted", reason=unfinished)
     splits = run.metrics["splits"]
     return replace(
         row,
         state="finished",
-        n_val=int(splits["val"]["n"]),
-        val=Interval.from_json(splits["val"][metric]),
+        n_val=int(splits["val"]["n"]) if "val" in splits else None,
+        val=Interval.from_json(splits["val"][metric]) if "val" in splits else NOT_MEASURED,
         n_test=int(splits["test"]["n"]) if "test" in splits else None,
         test=Interval.from_json(splits["test"][metric]) if "test" in splits else None,
     )
