@@ -51,11 +51,15 @@ def fetch(entry: MedMNIST, size_px: int, *, url: str | None = None) -> Path:
     Raises:
         DataError: As `load_medmnist`.
     """
-    download = Download(
+    return downloads.fetch(medmnist_download(entry, size_px, url=url), DataError)
+
+
+def medmnist_download(entry: MedMNIST, size_px: int, *, url: str | None = None) -> Download:
+    """Where the file of a set comes from and goes to."""
+    return Download(
         title=f"{entry.title} at {size_px} px",
         url=url or entry.url(size_px),
         algorithm="md5",
         digest=entry.md5[size_px],
         target=cache_dir() / "medmnist" / entry.file_name(size_px),
     )
-    return downloads.fetch(download, DataError)

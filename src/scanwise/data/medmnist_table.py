@@ -22,6 +22,7 @@ class MedMNIST:
 
     flag: str
     title: str
+    modality: str  # as the paper's table of data sets calls it
     task: Task
     class_names: tuple[str, ...]
     channels: int
@@ -67,6 +68,7 @@ _SETS = (
     MedMNIST(
         flag="pathmnist",
         title="PathMNIST",
+        modality="Colon pathology",
         task="multiclass",
         class_names=(
             "adipose",
@@ -92,6 +94,7 @@ _SETS = (
     MedMNIST(
         flag="chestmnist",
         title="ChestMNIST",
+        modality="Chest X-ray",
         task="multilabel",
         class_names=(
             "atelectasis",
@@ -122,6 +125,7 @@ _SETS = (
     MedMNIST(
         flag="dermamnist",
         title="DermaMNIST",
+        modality="Dermatoscope",
         task="multiclass",
         class_names=(
             "actinic keratoses and intraepithelial carcinoma",
@@ -145,6 +149,7 @@ _SETS = (
     MedMNIST(
         flag="octmnist",
         title="OCTMNIST",
+        modality="Retinal OCT",
         task="multiclass",
         class_names=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
         channels=1,
@@ -160,6 +165,7 @@ _SETS = (
     MedMNIST(
         flag="pneumoniamnist",
         title="PneumoniaMNIST",
+        modality="Chest X-ray",
         task="multiclass",
         class_names=("normal", "pneumonia"),
         channels=1,
@@ -175,6 +181,7 @@ _SETS = (
     MedMNIST(
         flag="retinamnist",
         title="RetinaMNIST",
+        modality="Fundus camera",
         task="ordinal",
         class_names=("0", "1", "2", "3", "4"),
         channels=3,
@@ -190,6 +197,7 @@ _SETS = (
     MedMNIST(
         flag="breastmnist",
         title="BreastMNIST",
+        modality="Breast ultrasound",
         task="multiclass",
         class_names=("malignant", "normal, benign"),
         channels=1,
@@ -205,6 +213,7 @@ _SETS = (
     MedMNIST(
         flag="bloodmnist",
         title="BloodMNIST",
+        modality="Blood cell microscope",
         task="multiclass",
         class_names=(
             "basophil",
@@ -229,6 +238,7 @@ _SETS = (
     MedMNIST(
         flag="tissuemnist",
         title="TissueMNIST",
+        modality="Kidney cortex microscope",
         task="multiclass",
         class_names=(
             "Collecting Duct, Connecting Tubule",
@@ -253,6 +263,7 @@ _SETS = (
     MedMNIST(
         flag="organamnist",
         title="OrganAMNIST",
+        modality="Abdominal CT",
         task="multiclass",
         class_names=_ORGANS,
         channels=1,
@@ -268,6 +279,7 @@ _SETS = (
     MedMNIST(
         flag="organcmnist",
         title="OrganCMNIST",
+        modality="Abdominal CT",
         task="multiclass",
         class_names=_ORGANS,
         channels=1,
@@ -283,6 +295,7 @@ _SETS = (
     MedMNIST(
         flag="organsmnist",
         title="OrganSMNIST",
+        modality="Abdominal CT",
         task="multiclass",
         class_names=_ORGANS,
         channels=1,
