@@ -85,11 +85,19 @@ def _make(folder: Path, *, exist_ok: bool = False) -> None:
         ) from error
 
 
-def check_output_free(folder: Path, force: bool) -> None:
+def check_output_free(
+    folder: Path, force: bool, markers: tuple[str, ...] = MARKERS, what: str = "run"
+) -> None:
     """Refuse an --output that would overwrite something or can't be made.
 
+    Args:
+        folder: The folder to be.
+        force: Whether a folder of ours may be replaced.
+        markers: Files of which one must be there for it to be ours.
+        what: What it then is, for the message.
+
     Raises:
-        RunError: If the folder is a file, or holds files and `force` is off or it is no run folder,
+        RunError: If the folder is a file, or holds files and `force` is off or it is not ours,
             or nothing can be written there.
     """
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -103,9 +111,9 @@ def check_output_free(folder: Path, force: bool) -> None:
         return
     if not force:
         raise RunError(f"{folder} exists; choose another --output, or --force to replace it.")
-    if not any((folder / marker).exists() for marker in MARKERS):
+    if not any((folder / marker).exists() for marker in markers):
         raise RunError(
-            f"{folder} is not a scanwise run; --force won't replace it. Name a new folder."
+            f"{folder} is not a scanwise {what}; --force won't replace it. Name a new folder."
         )
 
 

@@ -186,14 +186,19 @@ def save_figure(figure: Figure, path: Path, alt: str, *, dpi: int = 144) -> str:
     stream = io.StringIO()
     with mpl.rc_context(settings()):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-        with atomic_path(path.with_name(path.name + ".png")) as temporary:
-            figure.savefig(
-                temporary, format="png", dpi=dpi, metadata={"Software": None, "Description": alt}
-            )
+    save_png(figure, path.with_name(path.name + ".png"), alt, dpi=dpi)
     svg = _describe_svg(stream.getvalue(), alt)
     with atomic_path(path.with_name(path.name + ".svg")) as temporary:
         temporary.write_text(svg, encoding="utf-8", newline="\n")
     return svg
+
+
+def save_png(figure: Figure, path: Path, alt: str, *, dpi: int = 144) -> None:
+    """Write one PNG atomically, with its alt text as "Description"."""
+    with mpl.rc_context(settings()), atomic_path(path) as temporary:
+        figure.savefig(
+            temporary, format="png", dpi=dpi, metadata={"Software": None, "Description": alt}
+        )
 
 
 def _describe_svg(svg: str, alt: str) -> str:
