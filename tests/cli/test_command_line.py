@@ -56,7 +56,17 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
         ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for verb in ("train", "check", "learning-curve", "init", "evaluate", "report", "verify-report"):
+    for verb in (
+        "train",
+        "check",
+        "learning-curve",
+        "init",
+        "evaluate",
+        "report",
+        "verify-report",
+        "summary",
+        "benchmark",
+    ):
         assert verb in done.stdout
     assert "not a medical device" in " ".join(done.stdout.split())
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from scanwise.cli.compare import (
     whole_number,
 )
 from scanwise.cli.ensemble import ensemble
+from scanwise.cli.benchmark import benchmark
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
@@ -30,10 +31,15 @@ from scanwise.cli.shared import (
     show,
     start,
 )
+from scanwise.cli.summary import summary
 from scanwise.cli.weights import weights_app
 from scanwise.core.commands import CHECK_SETTINGS, command_line
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scanwise.pipeline.verify import Verification
+    from scanwise.studies.training_summary import SummaryCheck
 
 app = typer.Typer(
     help=(
@@ -51,6 +57,8 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(runs_app, name="runs")
 app.command()(reproduce)
 app.command()(ensemble)
+app.command()(summary)
+app.command()(benchmark)
 
 
 def _version(wanted: bool) -> None:
@@ -244,10 +252,16 @@ def report(run: RunArgument) -> None:
 
 @app.command(name="verify-report")
 def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Recompute every number from predictions.csv and name those that differ."""
-    from scanwise.pipeline.verify import verify_run
+    """Recompute every number of a run, or of a summary folder, from predictions.csv."""
+    result: Verification | SummaryCheck
+    if (run / "TRAINING_SUMMARY.md").is_file():
+        from scanwise.studies.training_summary import verify_summary
 
-    result = verify_run(run)
+        result = verify_summary(run)
+    else:
+        from scanwise.pipeline.verify import verify_run
+
+        result = verify_run(run)
     show(result.to_json() if as_json else result.text(), as_json)
     if result.mismatches:
         raise typer.Exit(3)
