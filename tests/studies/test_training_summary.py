@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score
 from scanwise.cli import main
 from scanwise.core.errors import IntegrityError, RunError
 from scanwise.metrics.predictions import read_predictions
-from scanwise.studies.run_set import find_runs, read_runs
+from scanwise.studies.run_set import read_runs, runs_among
 from scanwise.studies.summary_page import make_summary
 from scanwise.studies.training_summary import verify_summary, write_summary
 
@@ -223,6 +223,16 @@ def test_next_steps_are_the_reports_own(good: Path, tmp_path: Path):
     assert {step.command for step in steps} <= own
 
 
+def test_a_run_without_pages_is_a_finished_run(tmp_path: Path):
+    """Members of studies are trained with --no-report."""
+    wrong = with_errors(TARGETS, 4, list(range(20)))
+    member = make_run(tmp_path / "member", TARGETS, wrong, report=False)
+    (member / "report.json").unlink()
+    row = write_summary([member], tmp_path / "out").to_json()["runs"][0]
+    assert (row["status"], row["accuracy"]["value"]) == ("completed", 0.9)
+    assert not verify_summary(tmp_path / "out").mismatches
+
+
 def test_equal_names_stay_apart(good: Path, tmp_path: Path):
     twin = tmp_path / "elsewhere/good"
     shutil.copytree(good, twin)
@@ -241,8 +251,9 @@ def test_equal_names_stay_apart(good: Path, tmp_path: Path):
 def test_runs_are_found_below_folders_once(good: Path, tmp_path: Path):
     study = tmp_path / "study/members"
     shutil.copytree(good, study / "one")
-    shutil.copytree(good, study / "one/inner")
-    found = find_runs([tmp_path / "study", study / "one", good])
+    shutil.copytree(good, study / "one/plots/inner")
+    write_summary([good], study / "results")  # copies of files, no runs
+    found = runs_among([tmp_path / "study", study / "one", good])
     assert found == (study / "one", good)
 
 

@@ -39,11 +39,11 @@ def benchmark(
     config = gather_settings(None, {"data": "medmnist:*"} | settings, None)
     start(config.threads)
     from scanwise.studies.leaderboard import board_text, leaderboard, sort_out, train_all
-    from scanwise.studies.run_set import find_runs, read_runs
+    from scanwise.studies.run_set import read_runs, runs_among
 
     asked = sort_out(runs, config.size)
     if asked.runs:
-        find_runs(asked.runs)
+        runs_among(asked.runs)
     trained = train_all(asked.data, config, int(seeds))
     found = leaderboard(read_runs([*asked.runs, *trained]), asked.missing)
     show(found.to_json() if as_json else board_text(found), as_json)

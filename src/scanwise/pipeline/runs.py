@@ -23,6 +23,9 @@ from scanwise.core.runtime import program_name
 # A folder may be replaced by --force only if it is one of ours.
 MARKERS = ("plan.yaml", "config.yaml")
 
+# A folder with this page holds copies of runs' files (`scanwise summary`), but no run.
+SUMMARY_PAGE = "TRAINING_SUMMARY.md"
+
 # All that scanwise writes into a run folder; `runs rm` deletes no folder that holds more.
 CONTENTS = (
     "config.yaml", "plan.yaml", "env.json", "log.txt", "dataset.json", "splits.csv", "history.csv",

@@ -28,12 +28,12 @@ from scanwise.pipeline.summary import headlines
 from scanwise.pipeline.tables import aligned
 
 # Where a run went and how it was computed, and whether test was opened: these train nothing else.
-_NO_FACTOR = {
+NO_FACTOR = {
     "output", "force", "explain", "threads", "device", "deterministic", "no_test", "accept_leak",
     "skip_unreadable", "report",
 }  # fmt: skip
 # They only make the split, which is compared as such.
-_OF_THE_SPLIT = {"splits", "val_fraction", "test_fraction", "group", "group_regex"}
+OF_THE_SPLIT = {"splits", "val_fraction", "test_fraction", "group", "group_regex"}
 COMPARED: tuple[SplitName, ...] = ("val", "test")
 FIRST = 3  # images named in a message
 
@@ -183,7 +183,7 @@ def _read(path: Path) -> _Side:
     metrics = run.metrics
     try:
         plan = run.plan
-        config = run.config.model_dump(exclude=_NO_FACTOR)
+        config = run.config.model_dump(exclude=NO_FACTOR)
         training = run.read_json("training.json", "its training was interrupted")
         return _Side(
             name=str(path),
@@ -298,7 +298,7 @@ def _factors(first: _Side, other: _Side) -> list[str]:
     if first.metrics["split_sha256"] != other.metrics["split_sha256"]:
         found.append("split")
     for name in TrainConfig.model_fields:
-        if name in _NO_FACTOR | _OF_THE_SPLIT | {"data"}:
+        if name in NO_FACTOR | OF_THE_SPLIT | {"data"}:
             continue
         if first.config[name] != other.config[name]:
             found.append(name)

@@ -16,19 +16,15 @@ from scanwise.data.medmnist_table import MEDMNIST
 from scanwise.metrics.predictions import Predictions, read_predictions
 from scanwise.metrics.verify import verify_metrics
 from scanwise.pipeline.baselines import read_baselines
-from scanwise.pipeline.runs import MARKERS, Run
-from scanwise.report.build import said_sha256
+from scanwise.pipeline.runs import SUMMARY_PAGE, Run
+from scanwise.report.build import judge, report_json, said_sha256
 from scanwise.report.run_files import RunFiles, read_run
 from scanwise.report.verdict import as_interval
+from scanwise.studies.run_comparison import NO_FACTOR, OF_THE_SPLIT
+from scanwise.studies.run_table import find_runs
 
-PAGE = "TRAINING_SUMMARY.md"
-DEPTH = 3  # folders below the one given in which runs are looked for
-# Settings that say where and how a run was computed, or that the data and the split show anyway.
-_NO_METHOD = {
-    *("data", "output", "force", "seed", "explain", "threads", "device", "deterministic"),
-    *("splits", "val_fraction", "test_fraction", "group", "group_regex", "no_test"),
-    *("skip_unreadable", "accept_leak", "preset", "time_limit", "model"),
-}
+# Besides: what other settings follow from, and what is compared by itself.
+_NO_METHOD = NO_FACTOR | OF_THE_SPLIT | {"data", "seed", "preset", "time_limit", "model"}
 Verdict = Literal["ok", "no_skill", "collapsed", "not measured"]
 
 
@@ -155,16 +151,16 @@ class DataSet:
         return f"{name} ({self.folder})" if self.shares_name else name
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The run folders among `paths` and below them, each once; not those inside of runs.
+def runs_among(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The run folders among `paths` and below them, each once.
 
     Raises:
         RunError: If a path does not exist, or neither is a run nor holds one.
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        below = list(_runs_below(path, DEPTH)) if path.is_dir() else []
-        if (path / PAGE).is_file():
+        below = list(find_runs(path))
+        if (path / SUMMARY_PAGE).is_file():
             raise RunError(f"{path} is a summary of runs; give the folders of the runs themselves.")
         if not below:
             what = "is no run folder and holds none" if path.exists() else "does not exist"
@@ -175,15 +171,6 @@ def find_runs(paths: Sequence[Path]) -> tuple[Path, ...]:
         for run in below:
             found.setdefault(run.resolve(), run)
     return tuple(found.values())
-
-
-def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
-    if all((folder / marker).is_file() for marker in MARKERS):
-        yield folder
-    elif depth and not (folder / PAGE).is_file():  # a summary holds copies, not runs
-        for below in sorted(folder.iterdir()):
-            if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
-                yield from _runs_below(below, depth - 1)
 
 
 def read_entry(folder: Path, name: str, bundle: Path) -> RunEntry:
@@ -199,8 +186,10 @@ def read_entry(folder: Path, name: str, bundle: Path) -> RunEntry:
         IntegrityError: If a number does not follow from predictions.csv, or report.json was edited.
     """
     files = read_run(folder)
-    ended = [folder / "metrics.json", folder / "predictions.csv", folder / "report.json"]
-    if not all(path.is_file() for path in (*ended, bundle / "SHA256SUMS")):
+    needed = ["metrics.json", "predictions.csv"]
+    needed += ["report.json"] if files.config.get("report", True) else []
+    ended = [*(folder / name for name in needed), bundle / "SHA256SUMS"]
+    if not all(path.is_file() for path in ended):
         return RunEntry(name, replace(files, predictions=None), None, False, {})
     try:
         predictions = read_predictions(
@@ -208,14 +197,23 @@ def read_entry(folder: Path, name: str, bundle: Path) -> RunEntry:
         )
     except DataError as error:
         raise IntegrityError(f"predictions are not as they were written: {error}") from error
+    _check_numbers(folder, files, predictions)
+    return RunEntry(name, files, predictions, True, _read_report(folder, files))
+
+
+def _read_report(folder: Path, files: RunFiles) -> Mapping[str, Any]:
+    """report.json; of a run without pages what it would say."""
+    if not (folder / "report.json").is_file():
+        return report_json(files, judge(files, draw=False))
     report = Run(folder).read_json("report.json", "`scanwise report RUN` writes it")
-    _check_numbers(folder, files, predictions, report)
-    return RunEntry(name, files, predictions, True, report)
+    if (report.get("sha256") or {}).get("report.json") != said_sha256(report):
+        raise IntegrityError(
+            f"{folder}/report.json was edited; `scanwise report RUN` writes it anew."
+        )
+    return report
 
 
-def _check_numbers(
-    folder: Path, files: RunFiles, predictions: Predictions, report: Mapping[str, Any]
-) -> None:
+def _check_numbers(folder: Path, files: RunFiles, predictions: Predictions) -> None:
     found = verify_metrics(
         predictions,
         files.metrics,
@@ -228,19 +226,15 @@ def _check_numbers(
             f"{folder}/metrics.json does not follow from predictions.csv: {found[0]}{more}. "
             "`scanwise evaluate RUN` writes it anew."
         )
-    if (report.get("sha256") or {}).get("report.json") != said_sha256(report):
-        raise IntegrityError(
-            f"{folder}/report.json was edited; `scanwise report RUN` writes it anew."
-        )
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[RunEntry, ...]:
     """All runs at and below `paths`, with names that tell them apart.
 
     Raises:
-        RunError, IntegrityError: As `find_runs` and `read_entry`.
+        RunError, IntegrityError: As `runs_among` and `read_entry`.
     """
-    folders = find_runs(paths)
+    folders = runs_among(paths)
     names = unique_names(folder.resolve().name for folder in folders)
     return tuple(
         read_entry(folder, name, folder / "bundle")

@@ -19,7 +19,7 @@ import yaml
 
 from scanwise.core.errors import ConfigError, RunError, nearest
 from scanwise.core.types import Interval
-from scanwise.pipeline.runs import CONTENTS, Run, is_run_folder
+from scanwise.pipeline.runs import CONTENTS, SUMMARY_PAGE, Run, is_run_folder
 from scanwise.pipeline.tables import aligned
 
 State = Literal["finished", "interrupted", "broken"]
@@ -186,10 +186,12 @@ def _newest_first(row: RunRow) -> tuple[float, str]:
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """Run folders at or below `folder`, in the order of their names; members of studies too."""
+    """Run folders at or below `folder`, by name; members of studies too, but no copies."""
     for place, folders, _ in os.walk(folder):
         here = Path(place)
-        if is_run_folder(here):
+        if (here / SUMMARY_PAGE).is_file():
+            folders.clear()
+        elif is_run_folder(here):
             yield here
             folders[:] = [name for name in folders if name not in CONTENTS]
         folders[:] = sorted(name for name in folders if not name.startswith("."))

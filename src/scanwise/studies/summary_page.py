@@ -11,11 +11,12 @@ from typing import Any
 from scanwise import __version__
 from scanwise.core.types import SPLIT_NAMES
 from scanwise.data.medmnist_table import MEDMNIST
+from scanwise.pipeline.runs import SUMMARY_PAGE
 from scanwise.report.comparison_plot import RunGroup, ScoredRun
 from scanwise.report.pages import NOT_A_DEVICE, code_text, count_text, markdown_text
 from scanwise.report.run_files import finding_of, worst_first
 from scanwise.report.verdict import as_interval, caution_text, trivial_value
-from scanwise.studies.run_set import PAGE, DataSet, RunEntry, confounding_words, group_runs
+from scanwise.studies.run_set import DataSet, RunEntry, confounding_words, group_runs
 from scanwise.studies.summary_findings import (
     Comparison,
     KeyFinding,
@@ -434,7 +435,7 @@ def _file_structure(tree: Sequence[str]) -> str:
         place = nested
         for part in path.split("/"):
             place = place.setdefault(part, {})
-    entries = {**nested, PICTURE: None, PAGE: None}
+    entries = {**nested, PICTURE: None, SUMMARY_PAGE: None}
     return "\n".join(["```", "training_results/", *_branches(entries, ""), "```"])
 
 

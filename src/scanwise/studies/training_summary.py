@@ -26,11 +26,11 @@ from scanwise.core.errors import IntegrityError, RunError
 from scanwise.core.files import write_text
 from scanwise.deploy.bundle import check_sums
 from scanwise.metrics.verify import Mismatch
-from scanwise.pipeline.runs import check_output_free
+from scanwise.pipeline.runs import SUMMARY_PAGE, check_output_free
 from scanwise.pipeline.tables import aligned
 from scanwise.report.comparison_plot import plot_comparison
 from scanwise.report.style import save_png
-from scanwise.studies.run_set import PAGE, DataSet, RunEntry, read_entry, read_runs
+from scanwise.studies.run_set import DataSet, RunEntry, read_entry, read_runs
 from scanwise.studies.summary_findings import majority_words
 from scanwise.studies.summary_page import (
     PARTS,
@@ -60,7 +60,7 @@ def write_summary(paths: Sequence[Path], output: Path, *, force: bool = False) -
         IntegrityError: A number of a run that does not follow from its predictions, an edited
             report.json, or a bundle that is not what was saved.
     """
-    check_output_free(output, force, markers=(PAGE,), what="summary")
+    check_output_free(output, force, markers=(SUMMARY_PAGE,), what="summary")
     runs = read_runs(paths)
     _check_apart(runs, output)
     summary = make_summary(runs)
@@ -71,7 +71,7 @@ def write_summary(paths: Sequence[Path], output: Path, *, force: bool = False) -
         for data in summary.data_sets:
             _copy_data(data, folder / data.folder)
         save_png(plot_comparison(picture_groups(summary)), folder / PICTURE, picture_alt(summary))
-        write_text(folder / PAGE, summary_text(summary, list(_tree(folder))))
+        write_text(folder / SUMMARY_PAGE, summary_text(summary, list(_tree(folder))))
         _put_in_place(folder, output, Path(name) / "old")
     return summary
 
@@ -166,8 +166,8 @@ class SummaryCheck:
     def text(self) -> str:
         if not self.mismatches:
             return (
-                f"{self.folder}: all {self.checked} lines of {PAGE} follow from the predictions "
-                f"and files below it, and every bundle has its hashes. Pictures are not checked."
+                f"{self.folder}: all {self.checked} lines of {SUMMARY_PAGE} follow from the "
+                f"predictions and files below it, and every bundle has its hashes. Pictures are not checked."
             )
         lines = [f"{self.folder}: {len(self.mismatches)} differ:"]
         return "\n".join([*lines, *(f"  {bad}" for bad in self.mismatches)])
@@ -189,8 +189,10 @@ def verify_summary(folder: Path) -> SummaryCheck:
     Raises:
         RunError: If it is no results folder, or a file in it can't be read.
     """
-    if not (folder / PAGE).is_file():
-        raise RunError(f"{folder} is no results folder of `scanwise summary` (it has no {PAGE}).")
+    if not (folder / SUMMARY_PAGE).is_file():
+        raise RunError(
+            f"{folder} is no results folder of `scanwise summary` (it has no {SUMMARY_PAGE})."
+        )
     found: list[Mismatch] = []
     runs = []
     for numbers in sorted(folder.glob("*/metrics/*/")):
@@ -204,7 +206,7 @@ def verify_summary(folder: Path) -> SummaryCheck:
                 found += _differing_table(numbers, runs[-1], where)
         except IntegrityError as error:
             found.append(Mismatch(where, "as it was written", str(error)))
-    stated = (folder / PAGE).read_text(encoding="utf-8")
+    stated = (folder / SUMMARY_PAGE).read_text(encoding="utf-8")
     if not found:  # else the page differs too, and that is no news
         truth = summary_text(make_summary(runs), list(_tree(folder)))
         found += _differing_lines(stated, truth)
@@ -250,5 +252,5 @@ def summary_overview(summary: Summary, output: Path) -> str:
             )
     lines = [aligned(rows), ""]
     lines += [f"{finding.title}: {finding.text}" for finding in summary.findings]
-    lines += ["", f"summary: {output / PAGE}", f"picture: {output / PICTURE}"]
+    lines += ["", f"summary: {output / SUMMARY_PAGE}", f"picture: {output / PICTURE}"]
     return "\n".join(lines)
