@@ -167,7 +167,8 @@ class SummaryCheck:
         if not self.mismatches:
             return (
                 f"{self.folder}: all {self.checked} lines of {SUMMARY_PAGE} follow from the "
-                f"predictions and files below it, and every bundle has its hashes. Pictures are not checked."
+                "predictions and files below it, and every bundle has its hashes. "
+                "Pictures are not checked."
             )
         lines = [f"{self.folder}: {len(self.mismatches)} differ:"]
         return "\n".join([*lines, *(f"  {bad}" for bad in self.mismatches)])
