@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scanwise import __version__
+from scanwise.cli.benchmark import benchmark
 from scanwise.cli.compare import (
     AddressOption,
     BackendOption,
@@ -19,7 +20,6 @@ from scanwise.cli.compare import (
     whole_number,
 )
 from scanwise.cli.ensemble import ensemble
-from scanwise.cli.benchmark import benchmark
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app

@@ -1,5 +1,4 @@
-"""One number for several seeds of the same training: mean and spread."""
-"""How much a score moves from seed to seed, and which of two methods moves less."""
+"""A score under several seeds of the same training: mean, spread, and which spreads less."""
 
 from __future__ import annotations
 
@@ -7,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import chi2, f
 
 from scanwise.core.errors import DataError
+from scanwise.core.types import Interval
+from scanwise.metrics.intervals import LEVEL
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,6 @@ def spread(values: Sequence[float]) -> Spread:
         raise DataError(f"one finite number of each seed is needed, got {list(values)}.")
     sd = float(given.std(ddof=1)) if len(given) > 1 else None
     return Spread(float(given.mean()), sd, len(given))
-
-import numpy as np
-from scipy.stats import chi2, f
-
-from scanwise.core.errors import DataError
-from scanwise.core.types import Interval
-from scanwise.metrics.intervals import LEVEL
 
 
 def seed_spread(values: Sequence[float]) -> Interval:

@@ -12,9 +12,9 @@ from scanwise import __version__
 from scanwise.core.types import SPLIT_NAMES
 from scanwise.data.medmnist_table import MEDMNIST
 from scanwise.pipeline.runs import SUMMARY_PAGE
-from scanwise.report.comparison_plot import RunGroup, ScoredRun
 from scanwise.report.pages import NOT_A_DEVICE, code_text, count_text, markdown_text
 from scanwise.report.run_files import finding_of, worst_first
+from scanwise.report.summary_plot import RunGroup, ScoredRun
 from scanwise.report.verdict import as_interval, caution_text, trivial_value
 from scanwise.studies.run_set import DataSet, RunEntry, confounding_words, group_runs
 from scanwise.studies.summary_findings import (

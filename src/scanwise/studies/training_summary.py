@@ -28,8 +28,8 @@ from scanwise.deploy.bundle import check_sums
 from scanwise.metrics.verify import Mismatch
 from scanwise.pipeline.runs import SUMMARY_PAGE, check_output_free
 from scanwise.pipeline.tables import aligned
-from scanwise.report.comparison_plot import plot_comparison
 from scanwise.report.style import save_png
+from scanwise.report.summary_plot import plot_summary
 from scanwise.studies.run_set import DataSet, RunEntry, read_entry, read_runs
 from scanwise.studies.summary_findings import majority_words
 from scanwise.studies.summary_page import (
@@ -70,7 +70,7 @@ def write_summary(paths: Sequence[Path], output: Path, *, force: bool = False) -
         folder.mkdir()
         for data in summary.data_sets:
             _copy_data(data, folder / data.folder)
-        save_png(plot_comparison(picture_groups(summary)), folder / PICTURE, picture_alt(summary))
+        save_png(plot_summary(picture_groups(summary)), folder / PICTURE, picture_alt(summary))
         write_text(folder / SUMMARY_PAGE, summary_text(summary, list(_tree(folder))))
         _put_in_place(folder, output, Path(name) / "old")
     return summary
