@@ -9,6 +9,7 @@ import os
 import sys
 
 from scanwise.core.errors import ScanwiseError
+from scanwise.core.processes import may_report_failure
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,10 +24,16 @@ def main(arguments: list[str] | None = None) -> None:
     except ScanwiseError as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        if may_report_failure():
+            sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except Exception:
+        if not may_report_failure(expected=False):
+            sys.exit(1)
+        raise
     except KeyboardInterrupt:
-        sys.stderr.write("stopped.\n")
+        if may_report_failure():
+            sys.stderr.write("stopped.\n")
         sys.exit(130)
     except BrokenPipeError:  # `scanwise ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,6 +20,7 @@ from scanwise.cli.compare import (
     whole_number,
 )
 from scanwise.cli.ensemble import ensemble
+from scanwise.cli.launch import start_processes
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
@@ -36,6 +37,7 @@ from scanwise.cli.weights import weights_app
 from scanwise.core.commands import CHECK_SETTINGS, command_line
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError
+from scanwise.core.processes import is_first
 
 if TYPE_CHECKING:
     from scanwise.pipeline.verify import Verification
@@ -122,16 +124,23 @@ def train(
             raise ConfigError(
                 "--resume RUN takes everything from the run's config.yaml; leave out the rest."
             )
+        from scanwise.pipeline.runs import Run
+
+        saved = Run.open(resume).config
+        start_processes(saved.devices, saved.nodes, saved.threads)
         start(None)
         from scanwise.pipeline.train import resume as resume_run
 
         run = resume_run(resume)
     else:
         resolved = gather_settings(data, settings, config)
+        start_processes(resolved.devices, resolved.nodes, resolved.threads)
         start(resolved.threads)
         from scanwise.pipeline.train import train as train_run
 
         run = train_run(resolved)
+    if not is_first():
+        return
     from scanwise.pipeline.summary import run_summary, run_summary_json
 
     show(run_summary_json(run) if as_json else run_summary(run), as_json)
@@ -165,7 +174,7 @@ app.command()(compare)
 
 
 @app.command(name="learning-curve")
-@with_settings(leave_out=("output", "no_test", "time_limit"))
+@with_settings(leave_out=("output", "no_test", "time_limit", "devices", "nodes"))
 def learning_curve(
     settings: dict[str, Any],
     data: DataArgument,

@@ -33,7 +33,7 @@ AddressOption = Annotated[
 ]
 
 
-@with_settings(leave_out=("report", "explain"))
+@with_settings(leave_out=("report", "explain", "devices", "nodes"))
 def compare(
     settings: dict[str, Any],
     data: Annotated[

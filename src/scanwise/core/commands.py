@@ -23,7 +23,9 @@ CHECK_SETTINGS = (
 )  # fmt: skip
 
 # Where the run went and how it was computed: a command to try out says nothing of these.
-_NOT_REPEATED = {"data", "output", "force", "explain", "threads", "device", "precision"}
+_NOT_REPEATED = {
+    "data", "output", "force", "explain", "threads", "device", "devices", "nodes", "precision",
+}  # fmt: skip
 
 
 def said_settings(

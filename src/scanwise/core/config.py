@@ -157,6 +157,15 @@ class TrainConfig(Settings):
     )
     # Machine
     device: Device = Field(default="auto", description="Where to compute.")
+    devices: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Processes a machine (one a GPU) that train one network, dividing each batch.",
+    )
+    nodes: int = Field(
+        default=1, ge=1, le=4096, description="Machines, started by torchrun or SLURM."
+    )
     precision: Precision = Field(default="auto", description="Arithmetic of forward and backward.")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads.")
     deterministic: bool = Field(default=False, description="Deterministic kernels on GPUs.")

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from scanwise import __version__
 from scanwise.core.config import TrainConfig
+from scanwise.core.errors import ConfigError
 from scanwise.core.types import Dataset, Finding, Split, Task
 from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
 from scanwise.metrics.calibration import Calibration, calibrate
@@ -31,10 +34,12 @@ from scanwise.pipeline.transfer import (
     fit_head,
     loss_of,
 )
+from scanwise.prepare.batches import Batches
 from scanwise.report.data_plots import write_augmentation_sheet, write_data_plots
 from scanwise.training.device import describe_device, pick_device
 from scanwise.training.loop import FitResult, fit
 from scanwise.training.settings import loop_settings
+from scanwise.training.team import ALONE, Team
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +73,35 @@ def fit_model(
     say: Messages | None = None,
     resume: bool = False,
     budget: Budget | None = None,
+    team: Team = ALONE,
 ) -> Trained:
     """Prepare the data and train one network on one split; the test rows are never read.
 
     `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
-    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for.
+    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for. Of a `team`
+    each process calls this, and the first alone writes and speaks.
+
+    Raises:
+        ConfigError: `devices` and `nodes` ask for processes, and the team is not of so many.
     """
+    if team.size != config.devices * config.nodes:
+        raise ConfigError(
+            f"devices={config.devices}, nodes={config.nodes}: only `scanwise train` divides a "
+            "training among processes; leave them out here."
+        )
+    run_dir = None if run is None else run.path
+    if not team.leads:
+        run, say = None, None
     torch.manual_seed(config.seed)
     if backbone is not None:
         backbone = with_levels(backbone, config.levels or "last")
     prepared = prepare(
-        dataset, split, config, device, backbone=None if backbone is None else backbone.spec
+        dataset,
+        split,
+        config,
+        device,
+        backbone=None if backbone is None else backbone.spec,
+        share=team.share,
     )
     if backbone is not None:
         return fit_transfer(
@@ -113,6 +136,8 @@ def fit_model(
     if say is not None:
         say.training(prepared, info, describe_device(device))
         say.findings(findings_of_loss(config, dataset.task, prepared))
+        if team.size > 1:
+            say.say(shares_line(team.size, prepared.train, network, device))
     baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
     loss = loss_of(config, dataset, prepared)
     settings = loop_settings(config, channels_last=prepared.train.channels_last)
@@ -129,11 +154,33 @@ def fit_model(
         task=dataset.task,
         settings=plan.settings,
         stop_when=plan.stop_when,
-        run_dir=None if run is None else run.path,
+        run_dir=run_dir,
         resume=resume,
         stream=sys.stderr if say is not None else None,
+        team=team,
     )
     return Trained(network, info, prepared, result, device, baselines=baselines)
+
+
+def shares_line(processes: int, train: Batches, network: nn.Module, device: torch.device) -> str:
+    """How several processes divide each batch, and what in the network does not divide.
+
+    >>> _shares(5, 2)
+    '3, 2'
+    """
+    sizes = dict.fromkeys(train.step_images)  # two at most: the batch, and the epoch's last
+    batches = "; ".join(f"of {size} images {_shares(size, processes)}" for size in sizes)
+    line = f"Processes: {processes} on {device.type}, which divide each batch: {batches}."
+    if any(isinstance(layer, _BatchNorm) for layer in network.modules()):
+        line += " BatchNorm uses the whole batch."
+    if any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in network.modules()):
+        line += " Dropout draws other numbers than in one process."
+    return line
+
+
+def _shares(images: int, processes: int) -> str:
+    shares = [len(range(rank, images, processes)) for rank in range(processes)]
+    return f"{shares[0]} each" if len(set(shares)) == 1 else ", ".join(map(str, shares))
 
 
 def _write_pictures(run: Run, dataset: Dataset, split: Split, prepared: Prepared) -> None:

@@ -24,8 +24,11 @@ class Messages:
 
     said: list[str] = field(default_factory=list)
     run: Run | None = None
+    silent: bool = False  # of several processes only the first speaks
 
     def say(self, line: str) -> None:
+        if self.silent:
+            return
         sys.stderr.write(line + "\n")
         if self.run is None:
             self.said.append(line)

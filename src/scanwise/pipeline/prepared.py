@@ -57,11 +57,13 @@ def prepare(
     *,
     channels_last: bool = True,
     backbone: BackboneSpec | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Prepared:
     """Fit the preprocessing on train, balance and augment train only, and make the batches.
 
     Only training and validation rows are read. `config` is resolved: no None among its settings.
-    With a pretrained `backbone` its channels, mean and std are used instead of the data's.
+    With a pretrained `backbone` its channels, mean and std are used instead of the data's. `share`
+    is that of one of several processes in each training batch.
     """
     preprocessing = fit_preprocessing(
         dataset,
@@ -124,6 +126,7 @@ def prepare(
         augmentation=augmentation.augmentation,
         sampler=config.sampler,
         seed=config.seed,
+        share=share,
         **common,
     )
     # Validation losses are plain means: no image counts more than another.

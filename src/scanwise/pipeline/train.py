@@ -12,14 +12,21 @@ from torch import nn
 
 from scanwise.core.commands import with_commands
 from scanwise.core.config import TrainConfig
-from scanwise.core.errors import ConfigError, RunError, SplitError
+from scanwise.core.errors import ConfigError, DataError, RunError, SplitError
+from scanwise.core.files import sha256_bytes
 from scanwise.core.runtime import environment
 from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
 from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
 from scanwise.data.load import load
-from scanwise.data.splits import make_split, read_split_groups, read_splits, write_splits
+from scanwise.data.splits import (
+    make_split,
+    read_split_groups,
+    read_splits,
+    splits_csv,
+    write_splits,
+)
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.ensemble import EnsembleBundle
 from scanwise.models.backbones import Backbone, backbone_slug, is_pretrained
@@ -43,6 +50,7 @@ from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
 from scanwise.training.device import describe_device, pick_device
+from scanwise.training.team import ALONE, Team, join_team
 
 
 class Checked(NamedTuple):
@@ -70,12 +78,14 @@ def train(
         ScanwiseError: One of its kinds; nothing is written before the checks have passed.
     """
     started = time.monotonic()
-    check_settings(config, own_model=model is not None)
-    pick_device(config.device)
+    team = join_team(config.devices, config.nodes, pick_device(config.device))
+    check_settings(config, own_model=model is not None, team=team)
     config, backbone = with_backbone(config)
-    dataset = data if data is not None else load_data(config)
-    checked = split_and_check(dataset, config)
-    return train_on(checked, config, backbone, model=model, started=started)
+    with team.leader_first("data"):
+        dataset = data if data is not None else load_data(config)
+        checked = split_and_check(dataset, config)
+    check_same_data(team, checked)
+    return train_on(checked, config, backbone, model=model, started=started, team=team)
 
 
 def train_on(
@@ -85,10 +95,14 @@ def train_on(
     *,
     model: nn.Module | None = None,
     started: float,
+    team: Team = ALONE,
 ) -> Run:
-    """The main path from checked data on; `config` is what the user said."""
+    """The main path from checked data on; `config` is what the user said.
+
+    Of a `team` every process trains, and the first alone writes, prints and opens the test split.
+    """
     dataset, split, report = checked
-    say = Messages()
+    say = Messages(silent=not team.leads)
     say.data(dataset, split, report)
     resolved, decisions, fired = make_plan(
         config, data_facts(dataset, split, pretrained=backbone is not None)
@@ -97,10 +111,13 @@ def train_on(
 
     check_fitted_settings(resolved, dataset, split)
     name = type(model).__name__ if model is not None else backbone_slug(str(resolved.model))
-    run = Run(new_run_dir(resolved, dataset.name, name))
-    say.write_to(run)
-    device = pick_device(config.device)
-    split = describe(run, resolved, decisions, dataset, split, report, device)
+    run = Run(
+        Path(team.leaders_text("run", lambda: str(new_run_dir(resolved, dataset.name, name))))
+    )
+    device = team.device(pick_device(config.device))
+    if team.leads:
+        say.write_to(run)
+        split = describe(run, resolved, decisions, dataset, split, report, device)
     trained = fit_model(
         resolved,
         dataset,
@@ -111,19 +128,24 @@ def train_on(
         run=run,
         say=say,
         budget=open_budget(resolved, split, run, say.say, started),
+        team=team,
     )
-    finish(run, resolved, dataset, split, report, trained, started)
+    if team.leads:
+        finish(run, resolved, dataset, split, report, trained, started)
+    team.finish()
     return run
 
 
-def check_settings(config: TrainConfig, *, own_model: bool) -> None:
+def check_settings(config: TrainConfig, *, own_model: bool, team: Team = ALONE) -> None:
     """Refuse what can be seen to be wrong before any image is read.
 
     Raises:
         ScanwiseError: RunError, ModelError or ConfigError.
     """
-    if config.output:
+    if config.output and team.leads:
         check_output_free(Path(config.output), config.force)
+    if config.devices * config.nodes > 1:
+        _check_divisible(config)
     if config.model and not own_model and not is_pretrained(config.model, config.weights):
         check_model_spec(config.model, head=config.head, activation=config.activation)
     if config.augment and config.augment != "auto":
@@ -131,11 +153,47 @@ def check_settings(config: TrainConfig, *, own_model: bool) -> None:
     parse_contrast(config.contrast)
 
 
+def _check_divisible(config: TrainConfig) -> None:
+    """Refuse what several processes can't do together.
+
+    Raises:
+        ConfigError: A pretrained network, or a time limit.
+    """
+    if is_pretrained(config.model, config.weights):
+        raise ConfigError(
+            f"{config.weights or config.model} is a pretrained network, whose features one process "
+            "computes once; leave out --devices and --nodes, or train a network from the start "
+            "(such as --model resnet18 without --weights)."
+        )
+    if config.time_limit is not None:
+        raise ConfigError(
+            "--time-limit plans by one process's clock; with --devices or --nodes say --epochs."
+        )
+
+
+def check_same_data(team: Team, checked: Checked) -> None:
+    """All processes must train on the same images, split alike.
+
+    Raises:
+        DataError: If this one read others than the first.
+    """
+    if team.size == 1:
+        return
+    text = content_sha256(checked.dataset) + splits_csv(checked.dataset, checked.split)
+    mine = sha256_bytes(text.encode())
+    if mine != team.leaders_text("data hash", lambda: mine):
+        raise DataError(
+            f"one process read other images from {checked.dataset.provenance.source} than the "
+            "first; all machines must have the same data, at the same path."
+        )
+
+
 def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -> None:
     """Refuse settings that do not go with these classes, before the run folder is made.
 
     Raises:
-        ConfigError: Unknown class in the weights, or SMOTE for several labels an image.
+        ConfigError: Unknown class in the weights, SMOTE for several labels an image, or batches of
+            fewer images than processes.
         ModelError: Images smaller than the network takes.
     """
     multilabel = dataset.task == "multilabel"
@@ -145,6 +203,12 @@ def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -
         dataset.class_names,
         num_images=len(split.train) if multilabel else None,
     )
+    processes, batch_size = config.devices * config.nodes, int(config.batch_size or 1)
+    if batch_size < processes:
+        raise ConfigError(
+            f"batch_size={batch_size} can't be divided among {processes} processes; raise "
+            f"--batch-size to {processes} or more."
+        )
     if multilabel and config.balance != "none":
         raise ConfigError("--balance smote needs one class an image; leave it out for multi-label.")
     if config.model and not is_pretrained(config.model, config.weights):
@@ -161,19 +225,22 @@ def resume(path: Path) -> Run:
         SplitError: If the data changed since.
     """
     started = time.monotonic()
-    say = Messages()
     run = Run.open(path)
     config = run.config
-    device = pick_device(config.device)
-    dataset, split = reload_data(run, config)
-    report = check_dataset(
-        dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
-    )
+    team = join_team(config.devices, config.nodes, pick_device(config.device))
+    say = Messages(silent=not team.leads)
+    device = team.device(pick_device(config.device))
+    with team.leader_first("data"):
+        dataset, split = reload_data(run, config)
+        report = check_dataset(
+            dataset, split, skip_unreadable=config.skip_unreadable, accept_leak=config.accept_leak
+        )
     report.raise_if_stopped()
-    if run.finished:
+    if team.leaders([run.finished] if team.leads else None, 1)[0]:
         say.say(f"{run.path} is finished: nothing to resume, and test is not opened again.")
         return run
-    say.write_to(run)
+    if team.leads:
+        say.write_to(run)
     config, backbone = with_backbone(config)
     trained = fit_model(
         config,
@@ -186,8 +253,11 @@ def resume(path: Path) -> Run:
         say=say,
         resume=True,
         budget=open_budget(config, split, run, say.say, started),
+        team=team,
     )
-    finish(run, config, dataset, split, report, trained, started)
+    if team.leads:
+        finish(run, config, dataset, split, report, trained, started)
+    team.finish()
     return run
 
 
@@ -417,6 +487,7 @@ def _training_facts(
         "seconds": result.seconds,
         "seconds_in_all": seconds,
         "device": str(trained.device),
+        "processes": config.devices * config.nodes,
         "precision": result.precision,
         "precision_reason": result.precision_reason,
         "reproducibility": clock_decided(result.reproducibility, config.time_limit),

@@ -134,6 +134,7 @@ class Augmentation(Settings):
         *,
         scale_shift: tuple[Tensor, Tensor] | None = None,
         channels_last: bool = False,
+        part: tuple[int, slice] | None = None,
     ) -> Tensor:
         """Change each image at random, by one resampling (bilinear, edges continued) at most.
 
@@ -147,12 +148,17 @@ class Augmentation(Settings):
             scale_shift: (scale, shift), float (c,) each, of `Preprocessing.scale_shift`: the result
                 is normalised by them [levels are returned].
             channels_last: Memory order of the result; its values do not depend on it.
+            part: The images are this slice of a batch of so many; they are changed as they would
+                be within it.
 
         Returns:
             float32 (b, c, h, w), new memory unless nothing was to be done.
         """
         height, width = images.shape[2:]
-        draw = self.draw(len(images), (height, width), generator)
+        whole = len(images) if part is None else part[0]
+        draw = self.draw(whole, (height, width), generator)
+        if part is not None:
+            draw = draw.of(part[1])
         if self.resamples:
             images = _resample(images.float(), draw.matrices.to(images.device))
         elif self.flips:
@@ -196,6 +202,10 @@ class Draw:
     flip_y: Tensor  # (b,) bool, already in `matrices`
     gain: Tensor  # (b,) contrast about the mean
     offset_levels: Tensor  # (b,) added brightness, of 255
+
+    def of(self, part: slice) -> Draw:
+        """The changes of some of the images."""
+        return Draw(**{name: values[part] for name, values in vars(self).items()})
 
 
 PRESETS: dict[str, Augmentation] = {

@@ -35,6 +35,8 @@ class Batches:
     Training batches come in random order, with `augmentation`. If the last one would hold a single
     image, that image joins the batch before it: batch normalisation can't learn from one. No image
     is dropped. Evaluation batches (`training=False`) come in the order of `rows`.
+
+    With a `share` each batch is the same as without, and the processes divide its images.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Batches:
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         resident_limit_bytes: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Take a split.
 
@@ -74,6 +77,9 @@ class Batches:
             channels_last: Memory order of the images.
             resident_limit_bytes: Largest split that is held on the device [2 GiB on the CPU, 60 %
                 of the free memory of a GPU].
+            share: (rank, size) of one of several processes: it gets every size-th image of each
+                batch from the rank-th on. One that a batch is too small for gets its first image
+                with weight 0.
 
         Raises:
             DataError: If pixels are not uint8 (n, h, w, c) of the model's form, or lengths differ.
@@ -94,6 +100,7 @@ class Batches:
         self.task: Task = task
         self.device = torch.device(device)
         self.channels_last = channels_last
+        self.share = share
         if not len(self.rows):
             raise DataError("there are no images to make batches of.")
         self._source = _open(pixels, self.rows, self.device, resident_limit_bytes)
@@ -113,8 +120,14 @@ class Batches:
 
     @property
     def num_images(self) -> int:
-        """Images an epoch yields."""
+        """Images an epoch yields, to all processes together."""
         return len(self.rows)
+
+    @property
+    def step_images(self) -> list[int]:
+        """Images of each step of an epoch, in all processes together."""
+        bounds = batch_bounds(self.num_images, self.batch_size, self.training)
+        return [stop - start for start, stop in bounds]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,16 +159,25 @@ class Batches:
         positions = self._positions(epoch)
         bounds = batch_bounds(self.num_images, self.batch_size, self.training)
         steps = range(start_step, len(bounds))
-        parts = (positions[bounds[step][0] : bounds[step][1]] for step in steps)
+        parts = (positions[slice(*bounds[step])][self._part(*bounds[step])] for step in steps)
         seeds = np.random.SeedSequence([self.seed, epoch, 1]).generate_state(len(bounds), np.uint64)
         generator = torch.Generator()
         for step, (batch, index) in zip(steps, self._source.gather(parts), strict=True):
             # A seed for each step, so that starting in the middle meets the same numbers.
             generator.manual_seed(int(seeds[step] >> np.uint64(1)))
             weights = None if self._weights is None else self._weights.index_select(0, index)
-            yield self._finish(batch, generator), self._targets.index_select(0, index), weights
+            start, stop = bounds[step]
+            if self.share[0] >= stop - start:  # none is left for this process
+                weights = torch.zeros(len(batch), device=self.device)
+            images = self._finish(batch, generator, start, stop)
+            yield images, self._targets.index_select(0, index), weights
 
-    def _finish(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def _part(self, start: int, stop: int) -> slice:
+        """This process's images of the batch from start to stop; the first where there is none."""
+        rank, size = self.share
+        return slice(rank, None, size) if rank < stop - start else slice(0, 1)
+
+    def _finish(self, batch: Tensor, generator: torch.Generator, start: int, stop: int) -> Tensor:
         if not self.training or self.augmentation is None or self.augmentation.is_none:
             return self.preprocessing.normalise(batch, channels_last=self.channels_last)
         return self.augmentation.apply(
@@ -163,6 +185,7 @@ class Batches:
             generator,
             scale_shift=self._scale_shift,
             channels_last=self.channels_last,
+            part=None if self.share == (0, 1) else (stop - start, self._part(start, stop)),
         )
 
     def _positions(self, epoch: int) -> NDArray[np.int64]:

@@ -224,10 +224,15 @@ def check_asked(config: TrainConfig, asked: Asked) -> None:
     """Refuse what can't be right before any image is read.
 
     Raises:
-        ConfigError: Too few seeds, or a resumed-only setting.
+        ConfigError: Too few seeds, an unknown metric, or settings that a study has no use for.
     """
     if asked.seeds < 1:
         raise ConfigError(f"seeds={asked.seeds} must be at least 1.")
+    if config.devices * config.nodes > 1:
+        raise ConfigError(
+            "a study trains its models side by side, each in one process (--jobs); leave out "
+            "--devices and --nodes."
+        )
     if asked.cv is not None and config.no_test:
         raise ConfigError("--cv scores the held-out folds; leave --no-test out.")
     if asked.metric is not None and asked.metric not in METRICS:

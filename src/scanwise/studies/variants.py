@@ -29,6 +29,8 @@ _SHARED = {
     "report": "`scanwise report MEMBER` makes the pages of a member",
     "explain": "members are silent",
     "device": "it is no property of a model",
+    "devices": "it is no property of a model",
+    "nodes": "it is no property of a model",
     "threads": "it is no property of a model; see --jobs",
 }
 # Settings that may differ between a base and a variant without making another model.

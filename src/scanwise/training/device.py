@@ -250,8 +250,13 @@ def deterministic_kernels(enabled: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def reproducibility(device: torch.device, deterministic: bool) -> str:
+def reproducibility(device: torch.device, deterministic: bool, processes: int = 1) -> str:
     """The level that same seed, same settings, same machine reach; the report states it."""
+    if processes > 1:
+        return (
+            f"equal up to the order of sums over {processes} processes, and to one process alike "
+            "where there is no dropout"
+        )
     if device.type == "cpu":
         threads = torch.get_num_threads()
         return f"bit-identical on this CPU type with {threads} threads and these package versions"

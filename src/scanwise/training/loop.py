@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scanwise.core.errors import ConfigError, RunError, ScanwiseError
 from scanwise.core.runtime import apply_threads
 from scanwise.core.types import Task
 from scanwise.models.batchnorm import BatchNormWarmup
+from scanwise.models.shared_batchnorm import Presence, share_batchnorm
+from scanwise.prepare.batches import Batches
 from scanwise.training import checkpoint
 from scanwise.training.averaging import WeightAverage
 from scanwise.training.device import (
@@ -36,6 +37,7 @@ from scanwise.training.settings import LoopSettings
 from scanwise.training.state import TrainingState, identity
 from scanwise.training.steps import Stepper, make_optimizer, set_rates
 from scanwise.training.stopping import Watch
+from scanwise.training.team import ALONE, Team, check_same_checkpoint
 from scanwise.training.validation import Validation, predict_logits, validate
 
 __all__ = ["BatchStream", "FitResult", "LoopSettings", "fit", "predict_logits"]
@@ -88,6 +90,7 @@ def fit(
     stop_when: Callable[[EpochRecord], str] | None = None,
     stream: TextIO | None = None,
     lr_scales: Mapping[str, float] | None = None,
+    team: Team = ALONE,
 ) -> FitResult:
     """Train a model and restore the weights of its best epoch, by validation.
 
@@ -110,6 +113,9 @@ def fit(
         stop_when: Asked after each epoch; a text that is not empty ends training for that reason.
         stream: Where the epoch lines go, such as sys.stderr; None is silent.
         lr_scales: Name of a parameter to the factor of its learning rate [1 for all].
+        team: The processes that train this network together; each calls `fit` with its share of
+            `train` (see Batches). The first alone validates, decides, writes and prints; all get
+            the same weights and the same result.
 
     Returns:
         The result; `stop_reason` says why training ended.
@@ -117,15 +123,18 @@ def fit(
     Raises:
         ScanwiseError: Training diverged before any epoch was good, or one image does not fit in
             memory, or bf16 was asked for and fails its parity test.
-        ConfigError: The monitored measure can't be computed on this validation split.
+        ConfigError: The monitored measure can't be computed on this validation split, or
+            `micro_batch` with several processes.
         RunError: `resume` with other settings, or a checkpoint that can't be read.
     """
     apply_threads()
+    if team.size > 1 and settings.micro_batch is not None:
+        raise ConfigError("micro_batch is for one process; lower the batch size instead.")
     reporter = Reporter(
         settings.epochs,
         train.steps_per_epoch,
-        stream=stream,
-        log=None if run_dir is None else run_dir / "log.txt",
+        stream=stream if team.leads else None,
+        log=run_dir / "log.txt" if run_dir is not None and team.leads else None,
         explain=settings.explain,
     )
     with (
@@ -134,7 +143,7 @@ def fit(
         reporter,
     ):
         training = _Training(
-            model, train, val, loss_fn, task, settings, run_dir, reporter, lr_scales
+            model, train, val, loss_fn, task, settings, run_dir, reporter, lr_scales, team
         )
         state = training.start(resume)
         while not state.stop_reason:
@@ -155,7 +164,7 @@ def fit(
         precision=state.precision,
         precision_reason=state.precision_reason,
         micro_batch=state.micro_batch,
-        reproducibility=reproducibility(train.device, settings.deterministic),
+        reproducibility=reproducibility(train.device, settings.deterministic, team.size),
     )
 
 
@@ -181,8 +190,9 @@ class _Training:
         run_dir: Path | None,
         reporter: Reporter,
         lr_scales: Mapping[str, float] | None,
+        team: Team,
     ) -> None:
-        self.train, self.val = train, val
+        self.train, self.val, self.team = train, val, team
         self.task, self.settings, self.reporter = task, settings, reporter
         self.run_dir = run_dir
         self.lr_scales = lr_scales
@@ -191,7 +201,6 @@ class _Training:
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.model.parameters())
-        self.warm_up = BatchNormWarmup(self.model)
         self.loss_fn = loss_fn.to(train.device) if isinstance(loss_fn, nn.Module) else loss_fn
         self.schedule = Schedule(
             settings.scheduler,
@@ -201,8 +210,9 @@ class _Training:
             settings.warmup,
         )
         self.identity = identity(settings, train.num_images, train.steps_per_epoch)
+        self.step_images = None if team.size == 1 else _step_images(train)
+        self.put_back: Callable[[], None] = _nothing
         self.best: dict[str, Tensor] = {}
-
         self.first_batch = next(iter(train.iterate(0)))[:2]
 
     def start(self, resume: bool) -> TrainingState:
@@ -213,18 +223,17 @@ class _Training:
             found = checkpoint.load_tensors(last)
         state = self._fresh_state() if found is None else self._stored_state(found[1])
         self._set_up(state)
+        check_same_checkpoint(self.team, state.epoch, self.folder)
         if found is not None:
             self._load(found[0], state)
-        if self.run_dir is not None:
+        if self.run_dir is not None and self.team.leads:
             write_history(self.run_dir / "history.csv", state.history)
         if found is None:
             self.reporter.say(f"precision: {state.precision_reason}")
         return state
 
     def _fresh_state(self) -> TrainingState:
-        precision, reason = pick_precision(
-            self.settings.precision, self.train.device, self.model, *self.first_batch, self.loss_fn
-        )
+        precision, reason = self._pick_precision()
         return TrainingState(
             epoch=0,
             watch=Watch(self.settings.monitor, self.settings.patience),
@@ -234,6 +243,23 @@ class _Training:
             precision_reason=reason,
             micro_batch=self.settings.micro_batch,
         )
+
+    def _pick_precision(self) -> tuple[FabricPrecision, str]:
+        """As `pick_precision`; the first process picks for all."""
+        chosen: tuple[FabricPrecision, str] = ("32-true", "as the first process")
+        if self.team.leads:
+            images, targets = self.first_batch
+            chosen = pick_precision(
+                self.settings.precision,
+                self.train.device,
+                self.model,
+                images,
+                targets,
+                self.loss_fn,
+            )
+        if self.team.leaders([chosen[0] == "bf16-mixed"], 1)[0]:
+            return "bf16-mixed", chosen[1]
+        return chosen
 
     def _stored_state(self, stored: dict[str, Any]) -> TrainingState:
         """The checkpoint's state, if it is of this training."""
@@ -253,26 +279,28 @@ class _Training:
         return state
 
     def _set_up(self, state: TrainingState) -> None:
-        device = self.train.device
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=1 if device.index is None else [device.index],
-            precision=state.precision,
-        )
+        fabric = self.team.fabric(self.train.device, state.precision)
         optimizer = make_optimizer(self.model, self.settings, self.lr_scales)
-        wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.average = (
             WeightAverage(self.model, self.settings.ema_decay) if self.settings.ema else None
         )
+        cost = model_cost(self.model, tuple(self.first_batch[0].shape[1:]))
+        presence = Presence()
+        if self.team.size > 1:
+            self.put_back = share_batchnorm(self.model, presence)
+        self.warm_up = BatchNormWarmup(self.model)
+        wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.stepper = Stepper(
             wrapped,
             self.model,
             self.loss_fn,
             fabric.backward,
             self.task,
-            model_cost(self.model, tuple(self.first_batch[0].shape[1:])),
+            cost,
             state.micro_batch,
             self.reporter.say,
+            self.team,
+            presence,
         )
         self.wrapped = wrapped
         self.raw_optimizer = optimizer
@@ -285,7 +313,9 @@ class _Training:
             checkpoint.load_model(self.average.model, tensors, "average/")
             self.average.steps = state.average_steps
         if state.watch.best_epoch:
-            checkpoint.settle_best(self.folder, state.watch.best_epoch)
+            with self.team.leader_first("best epoch"):
+                if self.team.leads:
+                    checkpoint.settle_best(self.folder, state.watch.best_epoch)
             self.best = checkpoint.load_tensors(self.folder / checkpoint.BEST)[0]
 
     def run_epoch(self, state: TrainingState) -> TrainingState:
@@ -299,9 +329,7 @@ class _Training:
         began = time.perf_counter()
         loss, accuracy, lr = self._train_epoch(epoch, state.plateau.scale)
         trained_s = time.perf_counter() - began
-        scores = validate(
-            self.evaluated_model, self.val, self.loss_fn, self.task, self.settings.output_activation
-        )
+        scores = self._validate()
         seconds = time.perf_counter() - began
         record = EpochRecord(
             epoch=epoch,
@@ -321,6 +349,20 @@ class _Training:
         self.reporter.end_epoch(record)
         return state
 
+    def _validate(self) -> Validation:
+        """Scores of the first process, in all."""
+        scores = None
+        if self.team.leads:
+            scores = validate(
+                self.evaluated_model,
+                self.val,
+                self.loss_fn,
+                self.task,
+                self.settings.output_activation,
+            )
+        numbers = None if scores is None else astuple(scores)
+        return Validation(*self.team.leaders(numbers, len(fields(Validation))))
+
     @property
     def evaluated_model(self) -> nn.Module:
         """The averaged network if there is one, else the trained one."""
@@ -328,7 +370,7 @@ class _Training:
 
     def _train_epoch(self, epoch: int, scale: float) -> tuple[float, float, float]:
         """All steps of an epoch: mean loss, accuracy, and the last learning rate."""
-        torch.manual_seed(_epoch_seed(self.settings.seed, epoch))
+        torch.manual_seed(_epoch_seed(self.settings.seed, epoch, self.team.rank))
         self.wrapped.train()
         step = (epoch - 1) * self.train.steps_per_epoch
         total, hits = _zero(self.train.device), _zero(self.train.device)
@@ -338,7 +380,8 @@ class _Training:
             rates = self.schedule.at(step)
             rates = replace(rates, lr=rates.lr * scale)
             set_rates(self.raw_optimizer, rates)
-            result = self.stepper.run(images, targets, weights)
+            whole = None if self.step_images is None else self.step_images[done - 1]
+            result = self.stepper.run(images, targets, weights, whole)
             self.optimizer.step()
             for parameter in self.parameters:  # as zero_grad, without its bookkeeping
                 parameter.grad = None
@@ -349,10 +392,15 @@ class _Training:
             hits += result.hits
             step += 1
             self.reporter.step(epoch, done, result.loss, len(images))
-            if done % DIVERGENCE_CHECK_STEPS == 0 and not math.isfinite(total.item()):
+            if done % DIVERGENCE_CHECK_STEPS == 0 and not self._is_finite(total):
                 break
         count = self.train.num_images
+        total, hits = self.team.sum(total), self.team.sum(hits)
         return total.item() / count, hits.item() / count, rates.lr
+
+    def _is_finite(self, total: Tensor) -> bool:
+        """Whether the running loss of all processes is; they have to leave an epoch together."""
+        return math.isfinite(self.team.sum(total).item())
 
     def _judge(
         self, state: TrainingState, record: EpochRecord, scores: Validation
@@ -400,7 +448,7 @@ class _Training:
 
     def _save(self, state: TrainingState) -> None:
         """Put the epoch on disk; see `checkpoint` for the order."""
-        if self.run_dir is None or self.folder is None:
+        if self.run_dir is None or self.folder is None or not self.team.leads:
             return
         tensors = checkpoint.model_tensors(self.model, "model/")
         tensors |= checkpoint.optimizer_tensors(self.raw_optimizer, self.model.named_parameters())
@@ -420,13 +468,33 @@ class _Training:
 
     def restore_best(self, state: TrainingState) -> None:
         """Load the weights of the best epoch into the model, and leave it in eval mode."""
+        self.put_back()
         checkpoint.load_model(self.model, self.best)
         self.model.eval()
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of torch's generator for one epoch, far from those of its neighbours."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed of torch's generator for one epoch, far from those of its neighbours.
+
+    Each process draws other numbers for dropout, since each has other images.
+    """
+    entropy = [seed, epoch] if rank == 0 else [seed, epoch, rank]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _step_images(train: BatchStream) -> list[int]:
+    """Images of each step in all processes.
+
+    Raises:
+        ConfigError: If the stream can't be divided among processes.
+    """
+    if not isinstance(train, Batches):
+        raise ConfigError("several processes can train on images only, not on stored features.")
+    return train.step_images
+
+
+def _nothing() -> None:
+    pass
 
 
 def _zero(device: torch.device) -> Tensor:

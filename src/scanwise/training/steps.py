@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scanwise.core.errors import ScanwiseError
 from scanwise.core.types import Task
+from scanwise.models.shared_batchnorm import Presence
 from scanwise.training.device import (
     LossFunction,
     ModelCost,
@@ -20,6 +21,7 @@ from scanwise.training.device import (
 )
 from scanwise.training.schedule import Rates
 from scanwise.training.settings import LoopSettings
+from scanwise.training.team import ALONE, Team
 
 
 def make_optimizer(
@@ -114,6 +116,8 @@ class Stepper:
         cost: ModelCost,
         micro_batch: int | None,
         say: Callable[[str], None],
+        team: Team = ALONE,
+        presence: Presence | None = None,
     ) -> None:
         """Prepare.
 
@@ -126,6 +130,8 @@ class Stepper:
             cost: For the message when nothing fits.
             micro_batch: Images a pass at most; None for the whole batch.
             say: Where to announce a smaller part.
+            team: The processes of the step; `backward` averages the gradient over them.
+            presence: Of this process, as BatchNorm shall know it.
         """
         self._forward = forward
         self._model = model
@@ -135,32 +141,52 @@ class Stepper:
         self._cost = cost
         self.micro_batch = micro_batch
         self._say = say
+        self._team = team
+        self._presence = presence or Presence()
         self._buffers = list(model.buffers())
         self._saved = [buffer.clone() for buffer in self._buffers]
 
-    def run(self, images: Tensor, targets: Tensor, weights: Tensor | None) -> StepResult:
+    def run(
+        self, images: Tensor, targets: Tensor, weights: Tensor | None, whole: int | None = None
+    ) -> StepResult:
         """Leave the batch's gradient in the parameters, whose gradients were None.
 
+        Args:
+            images: Of this process, (b, c, h, w).
+            targets: Theirs.
+            weights: Theirs in the loss.
+            whole: Images of the step in all processes [b]. Where they are fewer than the processes,
+                those of the later ones count neither in the gradient nor in BatchNorm nor as hits.
+
         Raises:
-            ScanwiseError: If one image alone does not fit in memory.
+            ScanwiseError: If one image alone does not fit in memory; with several processes, if
+                this one's share does not.
         """
+        count = len(images) if whole is None else whole / self._team.size
+        self._presence.counts = whole is None or self._team.rank < whole
         random_state = self._save(images.device)
         while True:
             try:
-                return self._passes(images, targets, weights)
+                return self._passes(images, targets, weights, count)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if self._team.size > 1:  # the others are waiting in the middle of the pass
+                raise ScanwiseError(
+                    f"out of memory with {len(images)} images a process ({self._estimate()}): "
+                    f"{reason}. Lower --batch-size, or raise --devices or --nodes."
+                )
             # Out of the except block, so that the traceback no longer holds the activations.
             self._restore(images.device, random_state)
             self._halve(images, reason)
 
-    def _passes(self, images: Tensor, targets: Tensor, weights: Tensor | None) -> StepResult:
-        count = len(images)
-        if self.micro_batch is None or count <= self.micro_batch:
+    def _passes(
+        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: float
+    ) -> StepResult:
+        if self.micro_batch is None or len(images) <= self.micro_batch:
             return self._pass(images, targets, weights, count)
-        parts = math.ceil(count / self.micro_batch)
+        parts = math.ceil(len(images) / self.micro_batch)
         results = [
             self._pass(*part, count)
             for part in zip(
@@ -176,15 +202,17 @@ class Stepper:
         )
 
     def _pass(
-        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: int
+        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: float
     ) -> StepResult:
+        """One pass over images of a step that has `count` in each process, on average."""
         logits = self._forward(images)
         losses = self._loss_fn(logits, targets)
         if weights is not None:
             losses = losses * weights
         loss, size = losses.mean(), len(images)
         self._backward(loss if size == count else loss * (size / count))
-        return StepResult(loss.detach() * size, count_hits(logits.detach(), targets, self._task))
+        hits = count_hits(logits.detach(), targets, self._task)
+        return StepResult(loss.detach() * size, hits if self._presence.counts else hits * 0)
 
     def _save(self, device: torch.device) -> Tensor | None:
         with torch.no_grad():
