@@ -235,3 +235,37 @@ def test_the_last_step_seeds_are_not_shared_by_steps(pixels: np.ndarray):
     same = np.repeat(pixels[:1], N, axis=0)
     parts = epoch_of(make(same))
     assert not torch.equal(parts[0][0], parts[1][0])
+
+
+@pytest.mark.parametrize("kind", ["array", "mapped"])
+def test_processes_divide_each_batch_as_it_is(pixels: np.ndarray, mapped: np.ndarray, kind: str):
+    source, limit = (pixels, None) if kind == "array" else (mapped, 0)
+    weights = np.linspace(1, 2, N).astype(np.float32)
+
+    def batches(rank: int, size: int) -> Batches:
+        return Batches(
+            source,
+            TARGETS,
+            PREPROCESSING,
+            rows=np.arange(82),  # batches of 40, 40 and 2: none is left for the third and fourth
+            weights=weights,
+            batch_size=40,
+            training=True,
+            augmentation=PRESETS["strong"],
+            resident_limit_bytes=limit,
+            share=(rank, size),
+        )
+
+    whole = epoch_of(batches(0, 1), 3)
+    shares = [batches(rank, 4) for rank in range(4)]
+    assert all(share.num_images == 82 for share in shares)
+    assert all(share.step_images == [40, 40, 2] for share in shares)
+    for rank, share in enumerate(shares):
+        for mine, all_of_it in zip(epoch_of(share, 3), whole, strict=True):
+            own = [column[rank::4] for column in all_of_it]
+            if len(own[0]):
+                for got, wanted in zip(mine, own, strict=True):
+                    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+            else:
+                assert torch.equal(mine[0], all_of_it[0][:1])
+                assert mine[2].tolist() == [0]

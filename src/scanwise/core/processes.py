@@ -70,16 +70,17 @@ def check_start(devices: int, nodes: int, start: Start | None) -> None:
     if start is None:
         asked = f"--devices {devices}" + (f" --nodes {nodes}" if nodes > 1 else "")
         raise ConfigError(f"{asked} needs {wanted} processes: {start_words(devices, nodes)}")
+    if start.processes == wanted:
+        return
     if wanted == 1:
         raise ConfigError(
             f"{start.by} started {start.processes} processes: say --devices {start.processes} to "
             f"train one network in all of them, or leave {start.by} out."
         )
-    if start.processes != wanted:
-        raise ConfigError(
-            f"{start.by} started {start.processes} processes, but --devices {devices} --nodes "
-            f"{nodes} asks for {wanted}: {start_words(devices, nodes)}"
-        )
+    raise ConfigError(
+        f"{start.by} started {start.processes} processes, but --devices {devices} --nodes "
+        f"{nodes} asks for {wanted}: {start_words(devices, nodes)}"
+    )
 
 
 def start_words(devices: int, nodes: int) -> str:
@@ -116,7 +117,7 @@ def may_report_failure(*, expected: bool = True) -> bool:
     """
     if _state.claim is None:
         start = started_by()
-        if start is not None and start.rank > 0:
+        if start is not None and start.by == "torchrun" and start.rank > 0:
             time.sleep(BEFORE_SPEAKING_S)
         return True
     if not expected:
