@@ -13,7 +13,8 @@ from scanwise.core.files import sha256_bytes
 from scanwise.core.types import Dataset, Provenance, Task
 from scanwise.data.cache import in_threads
 
-_BLOCK = 1024
+_BLOCK = 1024  # images looked at a time, or fewer large ones
+_BLOCK_BYTES = 2**25
 _ONE_HOT_SHARE = 0.75  # above this, 0/1 rows that sum to 1 are meant as one-hot
 
 
@@ -107,17 +108,24 @@ def known_depth(images: NDArray[Any], where: str) -> NDArray[Any]:
 def _check_finite(images: NDArray[Any], where: str) -> None:
     if images.dtype.kind != "f":
         return
-    for start in range(0, len(images), _BLOCK):
-        finite = np.isfinite(images[start : start + _BLOCK]).all(axis=(1, 2, 3))
+    step = _block_rows(images)
+    for start in range(0, len(images), step):
+        finite = np.isfinite(images[start : start + step]).all(axis=(1, 2, 3))
         if not finite.all():
             first = start + int(finite.argmin())
             raise DataError(f"{where}: image {first} has pixels that are NaN or infinite.")
 
 
+def _block_rows(images: NDArray[Any]) -> int:
+    row_bytes: int = images[:1].nbytes
+    return max(1, min(_BLOCK, _BLOCK_BYTES // row_bytes))
+
+
 def check_not_constant(images: NDArray[Any], where: str) -> None:
     """Raises DataError with the index of the first image whose pixels are all equal."""
-    for start in range(0, len(images), _BLOCK):
-        block = images[start : start + _BLOCK]
+    step = _block_rows(images)
+    for start in range(0, len(images), step):
+        block = images[start : start + step]
         constant = block.max(axis=(1, 2, 3)) == block.min(axis=(1, 2, 3))
         if constant.any():
             first = start + int(constant.argmax())

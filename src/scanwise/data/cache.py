@@ -16,6 +16,7 @@ import os
 import shutil
 import sqlite3
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,13 +31,20 @@ from numpy.typing import NDArray
 from scanwise.core.config import Fit
 from scanwise.core.errors import DataError
 from scanwise.core.files import cache_dir, sha256_file, write_text
+from scanwise.core.memory import check_memory
 from scanwise.data.images import image_size, read_image
 from scanwise.data.pixels import fit_to_square, is_grey, promote
 
 READER_VERSION = 1  # raise it when the same file would give other pixels
 STANDARD_SIZES_PX = (28, 32, 48, 64, 96, 128, 160, 192, 224)
 KEEP_UP_TO_PX = 64
+LARGE_BYTES = 256 << 20  # more pixels than this are mapped from a file, not held in memory
+MAKE_ROOM = (
+    "make room on the disk, set SCANWISE_CACHE to a folder with more, or use fewer or smaller "
+    "images."
+)
 _BATCH = 256
+_PROBED = 8  # files that are decoded to estimate the depth of the others
 _HEADER_BYTES = 256
 _SPARE_BYTES = 256 << 20
 _RACY_NS = 2_000_000_000  # a file changed this recently may change again within one clock tick
@@ -115,22 +123,25 @@ def decode_files(paths: Sequence[Path], sample_ids: Sequence[str], options: Read
     )
     key = _key(sample_ids, identities, (height, width), options)
     folder = cache_dir() / "decoded"
+    what = f"decoding {len(paths):,} image files to {width}x{height} px"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return _from_cache(folder / key, identities, reason)
 
     def decode(index: int) -> _Row | str:
         return _decode_one(index, paths[index], (height, width), options)
 
-    estimate = len(paths) * height * width * 3 * 2  # RGB at 16 bits: more than most need
+    estimate = _estimate_bytes(paths, (height, width), options)
     try:
         not_cached = room_for(folder, estimate)
         if not not_cached:
+            announce(what, estimate, folder)
             with temporary_in(folder) as part:
                 result = _decode_all(decode, sample_ids, part)
                 _write_cache(folder / key, part, result)
             return _from_cache(folder / key, identities, reason)
     except OSError as error:
         not_cached = f"{type(error).__name__}: {error.strerror or error}"
+    check_memory(estimate, f"{what} without the cache ({not_cached})", MAKE_ROOM)
     result = _decode_all(decode, sample_ids, None)
     assert result.images is not None
     return _finish(result.images, result.facts, result.failures, identities, reason, not_cached)
@@ -166,6 +177,27 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _estimate_bytes(paths: Sequence[Path], size: tuple[int, int], options: ReadOptions) -> int:
+    """What the decoded files take: RGB at 16 bits, or for much data as deep as a few of them."""
+    deepest = 3 * 2
+    if len(paths) * size[0] * size[1] * deepest > LARGE_BYTES:
+        some = np.unique(np.linspace(0, len(paths) - 1, _PROBED).astype(int)).tolist()
+        rows = [_decode_one(index, paths[index], size, options) for index in some]
+        sizes = [row.pixels[0, 0].nbytes for row in rows if not isinstance(row, str)]
+        deepest = max(sizes, default=deepest)
+    return len(paths) * size[0] * size[1] * deepest
+
+
+def announce(what: str, num_bytes: int, folder: Path) -> None:
+    """Say on stderr, before it is written, how large a copy in the cache will be."""
+    if num_bytes > LARGE_BYTES:
+        free = shutil.disk_usage(folder).free
+        sys.stderr.write(
+            f"Cache: {what} takes about {num_bytes / 1e9:.1f} GB in {folder}, once "
+            f"({free / 1e9:.1f} GB free)\n"
+        )
 
 
 # --- which files are these ----------------------------------------------------------------------
@@ -340,7 +372,10 @@ def _decode_all(
         raise DataError(_none_readable(failures, sample_ids))
     channels, dtype = common_layout(facts, sample_ids)
     if part is None:
-        images = np.stack([_conform(row, channels, dtype) for row in rows])
+        images = np.empty((len(rows), *rows[0].shape[:2], channels), dtype)
+        rows.reverse()
+        for place in range(len(images)):  # rows go as they are copied, so none is held twice
+            images[place] = _conform(rows.pop(), channels, dtype)
         return _Result(images, tuple(facts), tuple(failures))
     _complete_file(part, facts, (shape[0], shape[1]), channels, dtype)
     return _Result(None, tuple(facts), tuple(failures))

@@ -10,7 +10,8 @@ import numpy as np
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split
 from scanwise.data.splits import group_summary
 
-BLOCK = 2048
+BLOCK = 2048  # images read at a time, or fewer large ones
+BLOCK_BYTES = 2**26
 
 
 def dataset_fingerprint(dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -90,8 +91,9 @@ def _intensities(dataset: Dataset) -> dict[str, Any]:
     """Mean of each channel, range of values, and whether colour images are grey."""
     total = np.zeros(dataset.channels)
     low, high, grey = np.inf, -np.inf, dataset.channels == 3
-    for start in range(0, len(dataset), BLOCK):
-        block = np.asarray(dataset.images[start : start + BLOCK])
+    step = max(1, min(BLOCK, BLOCK_BYTES // max(1, dataset.images[:1].nbytes)))
+    for start in range(0, len(dataset), step):
+        block = np.asarray(dataset.images[start : start + step])
         total += block.sum(axis=(0, 1, 2), dtype=np.float64)
         low, high = min(low, float(block.min())), max(high, float(block.max()))
         grey = grey and bool((block == block[..., :1]).all())

@@ -37,6 +37,7 @@ from scanwise.data.views import (
 from scanwise.metrics.intervals import wilson_interval
 
 BLOCK_CELLS = 2**21  # similarities held at a time; larger blocks fall out of the cache
+EMBED_ROWS = 2**15  # thumbnails held at a time
 DARKEST_CONTRAST = 1.0  # grey levels; flatter images resemble everything
 PARTNERS = 2  # best partners of an image that are aligned; more found no more leaks on DermaMNIST
 
@@ -85,7 +86,7 @@ def find_near_pairs(
     rows = np.flatnonzero(contrast(work) >= DARKEST_CONTRAST)
     if len(rows) < 3:
         return NearPairs(np.empty((0, 2), np.int64), np.empty(0), np.empty(0, bool), None)
-    work = work[rows]
+    work = _kept(work, rows)
     rng = np.random.default_rng(seed)
     moving = fit_metric(work, rng, moved=True, size=64)
     still = fit_metric(work, rng, moved=False, size=96)
@@ -101,6 +102,14 @@ def find_near_pairs(
     found = copies if cut is None else copies | (scores.moved >= cut)
     similarity = np.where(copies, np.maximum(scores.on_grid, scores.aligned), scores.moved)
     return _each_once(rows[candidates[found, :2]], similarity[found], copies[found], cut)
+
+
+def _kept(work: Bytes, rows: Rows) -> Bytes:
+    """The rows (rising) of `work`, moved to its front: no second copy is made."""
+    for place, row in enumerate(rows.tolist()):
+        if place != row:
+            work[place] = work[row]
+    return work[: len(rows)]
 
 
 def _each_once(
@@ -161,7 +170,7 @@ def search(work: Bytes, metric: Metric, views: tuple[View, ...]) -> Rows:
     Blocks of rows are compared with all images, so that memory stays bounded.
     """
     height = _block_rows(len(work))
-    index = metric.embed(thumbnails(work))
+    index = _embedded(work, metric)
     best_of_column = np.full((len(work), PARTNERS), -2, np.float32)
     row_of_column = np.zeros((len(work), PARTNERS), np.int64)
     found: list[Rows] = []
@@ -183,6 +192,15 @@ def search(work: Bytes, metric: Metric, views: tuple[View, ...]) -> Rows:
     pairs = np.unique(np.concatenate(found), axis=0)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     return np.column_stack([pairs, _best_codes(work, metric, views, index, pairs)])
+
+
+def _embedded(work: Bytes, metric: Metric) -> Floats:
+    """All images in the metric's space; thumbnails of many are made block by block."""
+    step = EMBED_ROWS
+    parts = [
+        metric.embed(thumbnails(work[start : start + step])) for start in range(0, len(work), step)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _block_rows(n: int) -> int:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError
 from scanwise.core.files import cache_dir, hash_file, write_text
+from scanwise.core.memory import check_memory
 from scanwise.core.types import Dataset, Finding, Provenance, Task
 from scanwise.data.arrays import (
     check_images,
@@ -32,6 +33,9 @@ from scanwise.data.arrays import (
 )
 from scanwise.data.assemble import check_learnable, slug
 from scanwise.data.cache import (
+    LARGE_BYTES,
+    MAKE_ROOM,
+    announce,
     move_into_place,
     npy_header,
     room_for,
@@ -39,7 +43,6 @@ from scanwise.data.cache import (
 )
 from scanwise.data.medmnist_table import CITATION, RECORD, MedMNIST, by_file_stem, by_prefix
 
-LARGE_BYTES = 256 << 20
 _BLOCK_BYTES = 16 << 20
 _SPLIT_KEYS = (("{}_images", "{}_labels"), ("X_{}", "y_{}"), ("x_{}", "y_{}"))
 _PLAIN_KEYS = (("X", "y"), ("x", "y"), ("images", "labels"), ("images", "targets"))
@@ -291,16 +294,31 @@ def _images(
             return check_images(mapped, str(path)), ()
     try:
         return check_images(_mapped_copy(path, archive, parts), str(path)), ()
-    except DataError:
-        raise
     except OSError as error:
+        needed = int(np.prod(_joint_shape(parts), dtype=np.int64)) * parts[0].dtype.itemsize
+        check_memory(needed, f"{path} without a copy in the cache ({error})", MAKE_ROOM)
         note = Finding(
             "R016",
             "warning",
             f"{path.name} is kept in memory, not mapped from the cache: {error}.",
             "Make room, or set SCANWISE_CACHE to a folder with more.",
         )
-        return check_images(_joined(path, archive, parts), str(path)), (note,)
+        return check_images(_streamed(path, archive, parts), str(path)), (note,)
+
+
+def _joint_shape(parts: list[_Part]) -> tuple[int, ...]:
+    return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+
+def _streamed(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> NDArray[Any]:
+    """As `_joined`, without holding any pixel twice."""
+    dtype = known_depth(np.empty(0, parts[0].dtype), str(path)).dtype
+    images, start = np.empty(_joint_shape(parts), dtype), 0
+    for part in parts:
+        for block in _blocks(path, archive, part):
+            images[start : start + len(block)] = known_depth(block, str(path))
+            start += len(block)
+    return images
 
 
 def _joined(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> NDArray[Any]:
@@ -333,12 +351,14 @@ def _mapped_copy(path: Path, archive: zipfile.ZipFile, parts: list[_Part]) -> ND
     """
     stem = cache_dir() / "npz" / _copy_key(path)
     target = stem.with_suffix(".npy")
-    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    shape = _joint_shape(parts)
     dtype = known_depth(np.empty(0, parts[0].dtype), str(path)).dtype
     if not target.exists():
-        why_not = room_for(target.parent, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        why_not = room_for(target.parent, num_bytes)
         if why_not:
             raise OSError(why_not)
+        announce(f"a copy of {path.name} that can be read by index", num_bytes, target.parent)
         with temporary_in(target.parent) as part_path:
             with part_path.open("wb") as stream:
                 stream.write(npy_header(shape, dtype))

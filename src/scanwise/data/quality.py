@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scanwise.core.errors import DataError
 from scanwise.core.types import Dataset
 
-BLOCK_BYTES = 2**25  # pixels read at a time
+BLOCK_BYTES = 2**23  # pixels read at a time; standard deviations need eight times as much
 SAMPLE = 500  # images that the scale of 16-bit and float pixels is taken from
 MIN_CLASS = 10  # images that a class needs for a median and a MAD to mean something
 # Robust z-score beyond which an image is an outlier of its class. For a normal distribution that is
@@ -118,9 +118,20 @@ def _as_grey_levels(block: NDArray[Any], scale: tuple[float, float]) -> NDArray[
     if block.dtype == np.uint8 and block.shape[3] == 1:
         return np.asarray(block[..., 0])
     low, high = scale
-    grey = block.mean(axis=3, dtype=np.float32)
+    grey = _channel_mean(block)
     levels = (grey - low) * (255 / max(high - low, 1e-12))
     return np.asarray(np.clip(np.round(levels), 0, 255), dtype=np.uint8)
+
+
+def _channel_mean(block: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 (b, h, w). Three channels are added one by one: the same bits, four times faster."""
+    if block.shape[3] != 3:
+        return np.asarray(block.mean(axis=3, dtype=np.float32))
+    total = block[..., 0].astype(np.float32)
+    total += block[..., 1]
+    total += block[..., 2]
+    total /= np.float32(3)
+    return total
 
 
 def _measures(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:

@@ -51,13 +51,15 @@ def working_copies(images: NDArray[np.generic]) -> Bytes:
     side = max(4, min(height, width, 48 if n <= 20_000 else 32))
     copies = np.empty((n, side, side, 3 if channels == 3 else 1), np.uint8)
     step = max(1, 2**24 // max(1, height * width * channels))
+    grey = channels == 3  # until a picture in colour is met
     for start in range(0, n, step):
         block = to_8bit(images[start : start + step])
         if channels not in (1, 3):
             block = block.mean(axis=3, keepdims=True).round().astype(np.uint8)
         for i, image in enumerate(block, start):
             copies[i] = _shrink(image, side)
-    if channels == 3 and (copies == copies[..., :1]).all():
+            grey = grey and bool((copies[i] == copies[i, ..., :1]).all())
+    if grey:
         return copies[..., :1]  # grey saved as colour
     return copies
 

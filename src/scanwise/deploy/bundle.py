@@ -35,12 +35,13 @@ from scanwise.data.images import read_image
 from scanwise.metrics.calibration import apply_temperature
 from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
 from scanwise.models.build import build_model
+from scanwise.prepare.batches import evaluation_batch
 from scanwise.prepare.preprocessing import Preprocessing
+from scanwise.prepare.rows import PixelRows, Pixels
 
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", "MODEL_CARD.md")
 MEMBERS = "members"  # folder of an ensemble's bundles
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Bundle:
         self.metrics = metrics or {}
         self.model_card = model_card
         # Where cached features of a pretrained network come from, in the process that trained it.
-        self.feature_source: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+        self.feature_source: Callable[[Pixels], NDArray[np.float32]] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -251,10 +252,10 @@ class Bundle:
         if isinstance(inputs, str | Path):
             inputs = [inputs]
         if isinstance(inputs, np.ndarray):
-            pixels = self.preprocessing.to_pixels(_as_images(inputs, self.config))
-            samples = tuple(f"array#{row}" for row in range(len(pixels)))
+            rows = np.arange(len(inputs))
+            samples = tuple(f"array#{row}" for row in rows)
             reasons = [""] * len(samples)
-            rows = np.arange(len(samples))
+            pixels: Pixels = PixelRows(self.preprocessing, _as_images(inputs, self.config), rows)
         else:
             samples = tuple(str(path) for path in inputs)
             pixels, rows, reasons = self._read_files(inputs)
@@ -266,15 +267,13 @@ class Bundle:
             samples, probabilities, predicted, self.class_names, tuple(reasons)
         )
 
-    def logits_of(self, pixels: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float32]:
+    def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c)."""
         if self.feature_source is not None:
             return head_logits(self.model, self.feature_source(pixels))
         return network_logits(self.model, pixels, self.preprocessing, torch.device(device))
 
-    def probabilities_of(
-        self, pixels: NDArray[np.uint8], *, device: str = "cpu"
-    ) -> NDArray[np.float64]:
+    def probabilities_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k) of prepared pixels uint8 (n, h, w, c)."""
         return calibrated_probabilities(self.logits_of(pixels, device=device), self.config)
 
@@ -282,7 +281,7 @@ class Bundle:
         self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
     ) -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k) of some images of a data set."""
-        pixels = self.preprocessing.to_pixels(dataset.images[rows])
+        pixels = PixelRows(self.preprocessing, dataset.images, rows)
         return self.probabilities_of(pixels, device=device)
 
     def input_text(self) -> str:
@@ -332,7 +331,7 @@ def head_logits(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.f
 @torch.inference_mode()
 def network_logits(
     model: nn.Module,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> NDArray[np.float32]:
@@ -347,10 +346,10 @@ def network_logits(
 
 
 def _batch_for(model: nn.Module, preprocessing: Preprocessing) -> int:
-    """Images a pass: BATCH up to 64 px, fewer of larger ones, so that memory stays bounded."""
     spec = getattr(model, "spec", None)
-    height, width = spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px
-    return max(8, min(BATCH, BATCH * 64 * 64 // (height * width)))
+    return evaluation_batch(
+        spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px
+    )
 
 
 def class_logits(

@@ -31,6 +31,7 @@ from scanwise.deploy.bundle import (
     BundlePredictions,
     write_bundle_json,
 )
+from scanwise.prepare.rows import PixelRows, Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ class EnsembleBundle(Bundle):
             answers[0].samples, probabilities, predicted, self.class_names, reasons
         )
 
-    def logits_of(self, pixels: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float32]:
+    def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Not of an ensemble: the mean of probabilities has no logits.
 
         Raises:
@@ -138,14 +139,20 @@ class EnsembleBundle(Bundle):
         """
         raise ModelError("an ensemble has no logits; use its probabilities, or one of its members.")
 
-    def probabilities_of(self, pixels: NDArray[Any], *, device: str = "cpu") -> NDArray[np.float64]:
+    def probabilities_of(
+        self, pixels: Pixels | NDArray[Any], *, device: str = "cpu"
+    ) -> NDArray[np.float64]:
         """Mean probabilities float64 (n, k) of images (n, h, w, c) of the size trained on.
 
         The images are as a data set has them: each member prepares them itself.
         """
+        if isinstance(pixels, PixelRows):
+            images, rows = pixels.images, pixels.rows
+        else:
+            images, rows = pixels, np.arange(len(pixels))
         return self._mean(
             [
-                each.probabilities_of(each.preprocessing.to_pixels(pixels), device=device)
+                each.probabilities_of(PixelRows(each.preprocessing, images, rows), device=device)
                 for each in self._bundles()
             ]
         )
@@ -170,7 +177,8 @@ class EnsembleBundle(Bundle):
             for each in self._bundles()
         }
         if len(ways) == 1 or dataset.paths is None:
-            return self.probabilities_of(dataset.images[rows], device=device)
+            first = self._bundles()[0].preprocessing
+            return self.probabilities_of(PixelRows(first, dataset.images, rows), device=device)
         found = self.predict([dataset.paths[row] for row in rows], device=device)
         if reasons := [reason for reason in found.reasons if reason]:
             raise DataError(f"{len(reasons)} files can't be read any more: {reasons[0]}")

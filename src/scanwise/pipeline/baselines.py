@@ -28,13 +28,15 @@ from scanwise.metrics.predictions import (
 )
 from scanwise.pipeline.runs import Run
 from scanwise.prepare.preprocessing import Preprocessing
+from scanwise.prepare.rows import PixelRows, Pixels
 
+BLOCK_BYTES = 2**22  # pixels read at a time
 BINS = 16  # of each channel's histogram
 MOST_ROWS = 10_000  # more training images change a logistic regression on 50 numbers no more
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C; validation picks
 FOLDER = "baselines"
 
-Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Describe = Callable[[Pixels], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +50,20 @@ class Baseline:
     num_classes: int
     note: str
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
         """float64 (n, k) of prepared pixels; classes absent in train have 0."""
         return _probabilities(self.model, self.describe(pixels), self.num_classes)
 
 
-def histogram_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def histogram_features(pixels: Pixels) -> NDArray[np.float32]:
     """Shares of 16 levels, mean and standard deviation of each channel, float32 (n, 18 c)."""
     n, _, _, c = pixels.shape
     result = np.empty((n, c * (BINS + 2)), np.float32)
     levels = np.arange(256) / 255
-    for row in range(n):
-        image = np.ascontiguousarray(pixels[row])
+    step = max(1, BLOCK_BYTES // max(1, int(np.prod(pixels.shape[1:]))))
+    blocks = (pixels[start : start + step] for start in range(0, n, step))
+    for row, pixels_of_one in enumerate(image for block in blocks for image in block):
+        image = np.ascontiguousarray(pixels_of_one)
         # How often each of the 256 levels occurs in each channel; all else follows from it.
         counts = np.stack(
             [cv2.calcHist([image], [k], None, [256], [0, 256]).ravel() for k in range(c)]
@@ -96,8 +100,8 @@ def fit_baselines(
     if len(rows) > MOST_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
         note = f"fitted on {MOST_ROWS:,} of {len(split.train):,} training images"
-    train = preprocessing.to_pixels(dataset.images[rows])
-    val = preprocessing.to_pixels(dataset.images[split.val])
+    train = PixelRows(preprocessing, dataset.images, rows)
+    val = PixelRows(preprocessing, dataset.images, split.val)
     kind = "intensity" if dataset.channels == 1 else "colour"
     wanted: list[tuple[str, str, Describe]] = [
         ("histogram", f"{kind} histogram + logistic regression", histogram_features)
@@ -122,7 +126,7 @@ def predict_baselines(
     rows: NDArray[np.int64],
 ) -> Mapping[str, Predictions]:
     """What each baseline says of the images that the network was scored on."""
-    pixels = preprocessing.to_pixels(dataset.images[rows])
+    pixels = PixelRows(preprocessing, dataset.images, rows)
     return {
         baseline.name: make_predictions(
             sample=network.sample,
@@ -183,7 +187,7 @@ def validation_line(
         commonest = int(counts.argmax())
         share = (targets == commonest).mean()
         parts = [f"always '{dataset.class_names[commonest]}' {share:.3f}"]
-    pixels = preprocessing.to_pixels(dataset.images[split.val])
+    pixels = PixelRows(preprocessing, dataset.images, split.val)
     for baseline in baselines:
         predicted = predict_classes(baseline.probabilities(pixels), dataset.task)
         right = (predicted == targets).reshape(len(targets), -1).all(axis=1)

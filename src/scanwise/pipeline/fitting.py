@@ -35,6 +35,7 @@ from scanwise.pipeline.transfer import (
     loss_of,
 )
 from scanwise.prepare.batches import Batches
+from scanwise.prepare.rows import PixelRows
 from scanwise.report.data_plots import write_augmentation_sheet, write_data_plots
 from scanwise.training.device import describe_device, pick_device
 from scanwise.training.loop import FitResult, fit
@@ -342,7 +343,7 @@ def make_bundle(
 
 def fit_temperature(bundle: Bundle, dataset: Dataset, split: Split, device: str) -> Calibration:
     """The temperature that fits validation."""
-    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
+    pixels = PixelRows(bundle.preprocessing, dataset.images, split.val)
     logits = bundle.logits_of(pixels, device=device)
     return calibrate(
         class_logits(logits, dataset.task, bundle.config.output_activation),

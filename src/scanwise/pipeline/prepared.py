@@ -25,8 +25,9 @@ from scanwise.prepare.balance import (
     describe_class_weights,
     drawn_counts,
 )
-from scanwise.prepare.batches import Batches
+from scanwise.prepare.batches import Batches, evaluation_batch
 from scanwise.prepare.preprocessing import Preprocessing, fit_preprocessing
+from scanwise.prepare.rows import PixelRows, keep_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def prepare(
     )
     if backbone is not None:
         preprocessing = preprocessing.with_source(backbone.mean, backbone.std, backbone.name)
-    pixels, targets, sample_weights, train_rows, val_rows = _rows_of_both(
+    pixels, targets, sample_weights, train_rows, val_rows, where = _rows_of_both(
         dataset, split, preprocessing
     )
     counts = dataset.class_counts(split.train)
@@ -85,7 +86,7 @@ def prepare(
         dataset.class_names,
         num_images=len(split.train) if dataset.task == "multilabel" else None,
     )
-    notes: list[str] = list(preprocessing.notes)
+    notes: list[str] = [*preprocessing.notes, *([where] if where else [])]
     num_synthetic = 0
     if config.balance != "none":
         from scanwise.prepare.smote import smote  # takes a second to import
@@ -130,8 +131,14 @@ def prepare(
         **common,
     )
     # Validation losses are plain means: no image counts more than another.
+    seen_px = preprocessing.size_px if backbone is None else backbone.input_px
     val = Batches(
-        pixels, targets, preprocessing, rows=val_rows, batch_size=256, **common | {"weights": None}
+        pixels,
+        targets,
+        preprocessing,
+        rows=val_rows,
+        batch_size=evaluation_batch(seen_px),
+        **common | {"weights": None},
     )
     return Prepared(
         preprocessing=preprocessing,
@@ -197,17 +204,18 @@ def _rows_of_both(
     NDArray[np.float32] | None,
     NDArray[np.int64],
     NDArray[np.int64],
+    str,
 ]:
-    """Pixels, targets, weights, and the rows of train and val among them.
+    """Pixels, targets, weights, the rows of train and val among them, and where pixels went.
 
     Where pixels are used as they are, the data set's own array (or memory map) is handed on; where
     contrast or depth must be mapped, only training and validation images are.
     """
     if not preprocessing.needs_pixels:
-        return dataset.images, dataset.targets, dataset.weights, split.train, split.val
+        return dataset.images, dataset.targets, dataset.weights, split.train, split.val, ""
     rows = np.concatenate([split.train, split.val])
-    pixels = preprocessing.to_pixels(dataset.images[rows])
+    pixels, where = keep_pixels(PixelRows(preprocessing, dataset.images, rows))
     weights = None if dataset.weights is None else dataset.weights[rows]
     places = np.arange(len(rows), dtype=np.int64)
     n_train = len(split.train)
-    return pixels, dataset.targets[rows], weights, places[:n_train], places[n_train:]
+    return pixels, dataset.targets[rows], weights, places[:n_train], places[n_train:], where

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from scanwise.core.commands import with_commands
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError, DataError, RunError, SplitError
 from scanwise.core.files import sha256_bytes
+from scanwise.core.memory import check_memory
 from scanwise.core.runtime import environment
 from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
@@ -194,6 +196,7 @@ def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -
     Raises:
         ConfigError: Unknown class in the weights, SMOTE for several labels an image, or batches of
             fewer images than processes.
+        DataError: SMOTE for more images than fit in memory.
         ModelError: Images smaller than the network takes.
     """
     multilabel = dataset.task == "multilabel"
@@ -211,6 +214,13 @@ def check_fitted_settings(config: TrainConfig, dataset: Dataset, split: Split) -
         )
     if multilabel and config.balance != "none":
         raise ConfigError("--balance smote needs one class an image; leave it out for multi-label.")
+    if config.balance != "none":
+        images = len(dataset) + 2 * len(split.train)
+        check_memory(
+            images * int(np.prod(dataset.images.shape[1:])),
+            "SMOTE holds all images at once, which",
+            "use --class-weights balanced or --sampler balanced instead.",
+        )
     if config.model and not is_pretrained(config.model, config.weights):
         check_model_spec(
             config.model, size_px=dataset.size_px, head=config.head, activation=config.activation

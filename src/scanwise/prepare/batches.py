@@ -22,8 +22,10 @@ from scanwise.core.types import Task
 from scanwise.prepare.augment import Augmentation
 from scanwise.prepare.balance import sample_order
 from scanwise.prepare.preprocessing import Preprocessing
+from scanwise.prepare.rows import RESIDENT_LIMIT_BYTES
 
-RESIDENT_LIMIT_BYTES = 2 * 1024**3  # on the CPU: a memory map up to this size is read into memory
+EVALUATION_BATCH = 256
+_UPLOAD_BYTES = 2**26  # copied to a device at a time
 FREE_GPU_SHARE = 0.6  # of free GPU memory that a resident split may take
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -75,7 +77,7 @@ class Batches:
             task: `multilabel` makes float targets, all others int64.
             device: Where batches are made and used.
             channels_last: Memory order of the images.
-            resident_limit_bytes: Largest split that is held on the device [2 GiB on the CPU, 60 %
+            resident_limit_bytes: Largest split that is held on the device [512 MiB on the CPU, 60 %
                 of the free memory of a GPU].
             share: (rank, size) of one of several processes: it gets every size-th image of each
                 batch from the rank-th on. One that a batch is too small for gets its first image
@@ -196,6 +198,11 @@ class Batches:
         return sample_order(self._row_targets, self.sampler, rng)
 
 
+def evaluation_batch(size_px: tuple[int, int]) -> int:
+    """Images of an evaluation batch: 256 up to 64 px, fewer of larger ones to bound the memory."""
+    return max(8, min(EVALUATION_BATCH, EVALUATION_BATCH * 64 * 64 // (size_px[0] * size_px[1])))
+
+
 def batch_bounds(n: int, size: int, training: bool) -> list[tuple[int, int]]:
     """First and last position of each batch of `size` among n images.
 
@@ -276,7 +283,16 @@ def _open(
     needed = len(rows) * int(np.prod(array.shape[1:]))
     if needed > (_limit_bytes(device) if limit_bytes is None else limit_bytes):
         return _Mapped(array, rows, device)
-    return _Resident(torch.from_numpy(array[rows]).to(device), np.arange(len(rows)))
+    return _Resident(_uploaded(array, rows, device), np.arange(len(rows)))
+
+
+def _uploaded(array: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Rows of an array on the device, part by part: the host never holds them all as well."""
+    held = torch.empty((len(rows), *array.shape[1:]), dtype=torch.uint8, device=device)
+    step = max(1, _UPLOAD_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(rows), step):
+        held[start : start + step] = torch.from_numpy(array[rows[start : start + step]])
+    return held
 
 
 def _limit_bytes(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Literal, Self
 
 import cv2
@@ -92,7 +93,11 @@ class Preprocessing(Settings):
         )
 
     def to_pixels(
-        self, images: NDArray[Any], *, out: NDArray[np.uint8] | None = None
+        self,
+        images: NDArray[Any],
+        *,
+        out: NDArray[np.uint8] | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.uint8]:
         """Give images the model's channels, 8 bits and contrast; once, for every split alike.
 
@@ -101,6 +106,7 @@ class Preprocessing(Settings):
                 blocks. One channel is repeated for a model of more; three equal ones feed a grey
                 model.
             out: Where to write, uint8 (n, h, w, channels), such as a memory map [a new array].
+            rows: Numbers of the images, for error messages [0 to n - 1].
 
         Returns:
             uint8 (n, h, w, channels); `images` itself, not a copy, if there is nothing to do.
@@ -114,9 +120,10 @@ class Preprocessing(Settings):
             return images
         shape = (len(images), *self.size_px, self.channels)
         result = np.empty(shape, np.uint8) if out is None else out
+        numbers = np.arange(len(images)) if rows is None else rows
 
         def job(start: int, stop: int) -> None:
-            result[start:stop] = self._block(images[start:stop], np.arange(start, stop))
+            result[start:stop] = self._block(images[start:stop], numbers[start:stop])
 
         in_blocks(job, len(images), images[:1].nbytes)
         return result
@@ -457,13 +464,16 @@ def _measure(
 ) -> tuple[NDArray[np.int64], bool]:
     """Histogram (c, 256) of the training pixels, and whether all images are grey saved as RGB."""
 
-    def job(start: int, stop: int) -> tuple[NDArray[np.int64], bool]:
-        raw = np.asarray(images[rows[start:stop]])
-        return _histogram(draft._block(raw, rows[start:stop])), is_grey(raw)
+    total, lock = np.zeros((draft.channels, 256), np.int64), Lock()
 
-    parts = in_blocks(job, len(rows), images[:1].nbytes)
-    total = np.stack([part[0] for part in parts]).sum(axis=0)
-    return total, all(part[1] for part in parts)
+    def job(start: int, stop: int) -> bool:
+        raw = np.asarray(images[rows[start:stop]])
+        counts = _histogram(draft._block(raw, rows[start:stop]))
+        with lock:  # integers: the order in which threads add does not matter
+            np.add(total, counts, out=total)
+        return is_grey(raw)
+
+    return total, all(in_blocks(job, len(rows), images[:1].nbytes))
 
 
 def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:

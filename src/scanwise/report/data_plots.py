@@ -190,11 +190,11 @@ def _membership(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(targets[:, None] == np.arange(dataset.num_classes), dtype=np.bool_)
 
 
-def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
+def _to_bins(chunk: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     if chunk.dtype == np.uint8:
-        return np.asarray(chunk, dtype=np.int64)
+        return np.asarray(chunk, np.uint8)
     scaled = np.nan_to_num((chunk.astype(np.float32) - low) * (BINS / (high - low)))
-    return np.asarray(np.clip(scaled, 0, BINS - 1), dtype=np.int64)
+    return np.asarray(np.clip(scaled, 0, BINS - 1), dtype=np.uint8)
 
 
 # The figures.

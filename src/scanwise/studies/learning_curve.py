@@ -44,6 +44,7 @@ from scanwise.pipeline.train import (
     split_and_check,
 )
 from scanwise.pipeline.transfer import with_backbone
+from scanwise.prepare.rows import PixelRows
 from scanwise.report.learning_plot import Band, LearningSeries, plot_learning_curve
 from scanwise.report.style import save_figure
 
@@ -292,7 +293,7 @@ def _train(
     if backbone is not None and config.finetune not in (None, "head"):
         backbone = copy.deepcopy(backbone)  # fine-tuning changes it
     bundle = fit_bundle(settings, dataset, replace(split, train=rows), backbone=backbone)
-    pixels = bundle.preprocessing.to_pixels(dataset.images[split.val])
+    pixels = PixelRows(bundle.preprocessing, dataset.images, split.val)
     predicted = predict_classes(bundle.probabilities_of(pixels), dataset.task)
     sys.stderr.write(
         f"{_percent(share)}, {len(rows):,} images, repeat {repeat + 1}: "

@@ -190,7 +190,7 @@ class FeatureExtractor:
         keys = (self._key(content, view) for content in contents for view in range(views))
         return sum(key not in self.cache for key in keys)
 
-    def plain(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def plain(self, pixels: Images) -> NDArray[np.float32]:
         """Features (n, d) of images as they are."""
         return self.extract(pixels).features[:, 0]
 
