@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from scanwise.core.errors import ConfigError
+from scanwise.core.errors import ConfigError, nearest
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["plateau", "cosine", "step", "onecycle", "none"]
@@ -34,6 +34,7 @@ Sampler = Literal["shuffle", "balanced", "sqrt"]
 Fit = Literal["stretch", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32", "bf16"]
+TRACKERS = ("tensorboard", "mlflow")
 
 
 class Settings(BaseModel):
@@ -170,6 +171,18 @@ class TrainConfig(Settings):
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads.")
     deterministic: bool = Field(default=False, description="Deterministic kernels on GPUs.")
     explain: bool = Field(default=False, description="Gloss each term of the epoch line.")
+    track: str | None = Field(
+        default=None, description="Also log to tensorboard, mlflow or both (tensorboard,mlflow)."
+    )
+
+    @field_validator("track")
+    @classmethod
+    def _known_trackers(cls, value: str | None) -> str | None:
+        names = [name.strip() for name in (value or "").split(",")]
+        unknown = [name for name in names if name not in TRACKERS]
+        if value is not None and unknown:
+            raise ValueError(f"unknown tracker '{unknown[0]}'; {nearest(unknown[0], TRACKERS)}")
+        return None if value is None else ",".join(dict.fromkeys(names))
 
     @field_validator("finetune")
     @classmethod

@@ -26,6 +26,7 @@ from scanwise.metrics.paired import paired_gain
 from scanwise.models.backbones import TransferNet, unfreezable_blocks
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
+from scanwise.pipeline.tracking import OnEpoch, Tracking
 from scanwise.pipeline.transfer import loss_of
 from scanwise.training.loop import fit
 from scanwise.training.settings import loop_settings
@@ -83,6 +84,7 @@ def finetune(
     resume: bool,
     say: Callable[[str], None] | None,
     budget: Budget | None = None,
+    tracking: Tracking | None = None,
 ) -> tuple[Stage, ...]:
     """Train more and more of the network; each stage is kept only if validation improves.
 
@@ -98,9 +100,11 @@ def finetune(
         name = f"finetune-{number}"
         folder = None if run_dir is None else run_dir / name
         allowance = None if budget is None else (budget, name, 1 / (len(counts) - number + 1))
+        on_epoch = None if tracking is None else tracking.on_epoch(name)
         stage = _stage(
-            config, dataset, split, prepared, network, blocks, count, folder, resume, say, allowance
-        )
+            config, dataset, split, prepared, network, blocks, count, folder, resume, say,
+            allowance, on_epoch,
+        )  # fmt: skip
         if stage is None:  # no time for it, as the budget said
             break
         stages.append(stage)
@@ -132,6 +136,7 @@ def _stage(
     resume: bool,
     say: Callable[[str], None] | None,
     allowance: tuple[Budget, str, float] | None,
+    on_epoch: OnEpoch | None,
 ) -> Stage | None:
     network.to(prepared.train.device)
     loss = loss_of(config, dataset, prepared).to(prepared.train.device)
@@ -168,6 +173,7 @@ def _stage(
             stop_when=plan.stop_when,
             run_dir=folder,
             resume=resume,
+            on_epoch=on_epoch,
             stream=None if say is None else sys.stderr,
             lr_scales=scales,
         )

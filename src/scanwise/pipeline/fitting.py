@@ -27,6 +27,7 @@ from scanwise.pipeline.logistic_head import fit_logistic_head
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run
+from scanwise.pipeline.tracking import Tracking
 from scanwise.pipeline.transfer import (
     Features,
     compute_features,
@@ -75,12 +76,14 @@ def fit_model(
     resume: bool = False,
     budget: Budget | None = None,
     team: Team = ALONE,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """Prepare the data and train one network on one split; the test rows are never read.
 
     `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
-    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for. Of a `team`
-    each process calls this, and the first alone writes and speaks.
+    `say`, progress goes to stderr; with `budget`, as many epochs as it has time for; with
+    `tracking`, each epoch is handed to trackers. Of a `team` each process calls this, and the first
+    alone writes and speaks.
 
     Raises:
         ConfigError: `devices` and `nodes` ask for processes, and the team is not of so many.
@@ -116,6 +119,7 @@ def fit_model(
             say=say,
             resume=resume,
             budget=budget,
+            tracking=tracking,
         )
     channels, size_px = prepared.preprocessing.channels, prepared.preprocessing.size_px
     # Dropout, activation and head are inside a module of one's own.
@@ -157,6 +161,7 @@ def fit_model(
         stop_when=plan.stop_when,
         run_dir=run_dir,
         resume=resume,
+        on_epoch=None if tracking is None else tracking.on_epoch(),
         stream=sys.stderr if say is not None else None,
         team=team,
     )
@@ -237,6 +242,7 @@ def fit_transfer(
     say: Messages | None,
     resume: bool,
     budget: Budget | None = None,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
     if run is not None and config.report:
@@ -261,15 +267,19 @@ def fit_transfer(
     baselines = baselines_first(config, dataset, split, prepared, features, run=run, say=say)
     run_dir = None if run is None else run.path
     tell = None if say is None else say.say
+    on_epoch = None if tracking is None else tracking.on_epoch()
     if config.head == "logistic":
         result = fit_logistic_head(
             config, dataset, split, prepared, network, features,
             device=device, say=tell,
         )  # fmt: skip
+        if on_epoch is not None:
+            on_epoch(result.history[-1])
     else:
         result = fit_head(
             config, dataset, prepared, network, features,
-            device=device, run_dir=run_dir, resume=resume, say=tell, budget=budget,
+            device=device, run_dir=run_dir, resume=resume, on_epoch=on_epoch, say=tell,
+            budget=budget,
         )  # fmt: skip
     stages: tuple[Stage, ...] = ()
     if config.finetune not in (None, "head"):
@@ -283,6 +293,7 @@ def fit_transfer(
             resume=resume,
             say=tell,
             budget=budget,
+            tracking=tracking,
         )
     return Trained(network, info, prepared, result, device, features, stages, baselines)
 

@@ -32,6 +32,7 @@ CONTENTS = (
     "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
     "test_ledger.csv", "reproduction.json", "report.html", "report.md", "report.json",
     "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist", "ensemble.yaml", "answers",
+    "tensorboard", "mlruns",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

@@ -46,6 +46,7 @@ from scanwise.pipeline.members import read_ensemble
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
+from scanwise.pipeline.tracking import Tracking, check_trackers, open_tracking
 from scanwise.pipeline.transfer import with_backbone
 from scanwise.prepare.augment import parse_augmentation
 from scanwise.prepare.balance import class_weights
@@ -53,6 +54,8 @@ from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
 from scanwise.training.device import describe_device, pick_device
 from scanwise.training.team import ALONE, Team, join_team
+
+MISSING = "it was deleted"
 
 
 class Checked(NamedTuple):
@@ -120,22 +123,46 @@ def train_on(
     if team.leads:
         say.write_to(run)
         split = describe(run, resolved, decisions, dataset, split, report, device)
-    trained = fit_model(
-        resolved,
-        dataset,
-        split,
-        model=model,
-        backbone=backbone,
-        device=device,
-        run=run,
-        say=say,
-        budget=open_budget(resolved, split, run, say.say, started),
-        team=team,
-    )
-    if team.leads:
-        finish(run, resolved, dataset, split, report, trained, started)
-    team.finish()
+    checked = Checked(dataset, split, report)
+    _fit_and_finish(run, resolved, checked, backbone, model, device, say, team, started)
     return run
+
+
+def _fit_and_finish(
+    run: Run,
+    config: TrainConfig,
+    checked: Checked,
+    backbone: Backbone | None,
+    model: nn.Module | None,
+    device: torch.device,
+    say: Messages,
+    team: Team,
+    started: float,
+    *,
+    resume: bool = False,
+) -> None:
+    """Train, and let the first process evaluate and report."""
+    dataset, split, report = checked
+    tracking = open_tracking(run, config, say.say) if team.leads else Tracking({}, say.say)
+    with tracking:
+        trained = fit_model(
+            config,
+            dataset,
+            split,
+            model=model,
+            backbone=backbone,
+            device=device,
+            run=run,
+            say=say,
+            resume=resume,
+            budget=open_budget(config, split, run, say.say, started),
+            team=team,
+            tracking=tracking,
+        )
+        if team.leads:
+            finish(run, config, dataset, split, report, trained, started)
+            tracking.scores(run.metrics, trained.result.best_epoch)
+    team.finish()
 
 
 def check_settings(config: TrainConfig, *, own_model: bool, team: Team = ALONE) -> None:
@@ -153,6 +180,7 @@ def check_settings(config: TrainConfig, *, own_model: bool, team: Team = ALONE) 
     if config.augment and config.augment != "auto":
         parse_augmentation(config.augment)
     parse_contrast(config.contrast)
+    check_trackers(config.track)
 
 
 def _check_divisible(config: TrainConfig) -> None:
@@ -252,22 +280,8 @@ def resume(path: Path) -> Run:
     if team.leads:
         say.write_to(run)
     config, backbone = with_backbone(config)
-    trained = fit_model(
-        config,
-        dataset,
-        split,
-        model=None,
-        backbone=backbone,
-        device=device,
-        run=run,
-        say=say,
-        resume=True,
-        budget=open_budget(config, split, run, say.say, started),
-        team=team,
-    )
-    if team.leads:
-        finish(run, config, dataset, split, report, trained, started)
-    team.finish()
+    checked = Checked(dataset, split, report)
+    _fit_and_finish(run, config, checked, backbone, None, device, say, team, started, resume=True)
     return run
 
 
@@ -292,6 +306,9 @@ def reevaluate(path: Path) -> Run:
     report = check_dataset(dataset, split, skip_unreadable=True, accept_leak=True)
     evaluate_run(run, config, dataset, split, report, bundle, calibration)
     build_report(run.path)
+    with open_tracking(run, run.config, run.log) as tracking:
+        training = run.read_json("training.json", MISSING)
+        tracking.scores(run.metrics, int(training.get("best_epoch") or 0))
     return run
 
 
@@ -454,7 +471,7 @@ def finish(
     facts = _training_facts(run, trained, dataset, config, time.monotonic() - started)
     run.write("training.json", facts)
     durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}
-    run.write("env.json", run.read_json("env.json", "it was deleted") | {"seconds": durations})
+    run.write("env.json", run.read_json("env.json", MISSING) | {"seconds": durations})
     evaluate_run(
         run,
         config,

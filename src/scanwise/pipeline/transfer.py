@@ -31,6 +31,7 @@ from scanwise.models.build import ModelInfo, count_parameters
 from scanwise.models.losses import make_loss
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
+from scanwise.pipeline.tracking import OnEpoch
 from scanwise.training.engine import check_unchanged, make_engine
 from scanwise.training.features import FeatureBatches, FeatureExtractor
 from scanwise.training.loop import FitResult, fit
@@ -252,6 +253,7 @@ def fit_head(
     device: torch.device,
     run_dir: Path | None,
     resume: bool,
+    on_epoch: OnEpoch | None = None,
     say: Callable[[str], None] | None,
     budget: Budget | None = None,
 ) -> FitResult:
@@ -286,6 +288,7 @@ def fit_head(
         stop_when=plan.stop_when,
         run_dir=run_dir,
         resume=resume,
+        on_epoch=on_epoch,
         stream=None if say is None else sys.stderr,
     )
     check_backbone(network)

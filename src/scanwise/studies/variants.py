@@ -34,7 +34,7 @@ _SHARED = {
     "threads": "it is no property of a model; see --jobs",
 }
 # Settings that may differ between a base and a variant without making another model.
-_NOT_A_FACTOR = {*_SHARED, "preset"}
+_NOT_A_FACTOR = {*_SHARED, "preset", "track"}
 
 
 @dataclass(frozen=True)
