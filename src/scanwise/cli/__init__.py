@@ -9,7 +9,7 @@ import os
 import sys
 
 from scanwise.core.errors import ScanwiseError
-from scanwise.core.processes import may_report_failure
+from scanwise.core.processes import is_first, may_report_failure
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(1)
         raise
     except KeyboardInterrupt:
-        if may_report_failure():
+        if is_first():
             sys.stderr.write("stopped.\n")
         sys.exit(130)
     except BrokenPipeError:  # `scanwise ... | head`

@@ -52,5 +52,7 @@ def _torchrun(devices: int, words: list[str]) -> int:
             ) from error
         return failure.exitcode
     except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            sys.stderr.write("stopped.\n")
         return 128 + int(error.sigval)
     return 0

@@ -36,7 +36,7 @@ class _State:
     """What this process knows once it has met the others."""
 
     rank: int = 0
-    claim: Callable[[], bool] | None = None
+    claim: Callable[[], bool | None] | None = None
 
 
 _state = _State()
@@ -96,8 +96,13 @@ def start_words(devices: int, nodes: int) -> str:
     )
 
 
-def meet(rank: int, claim: Callable[[], bool]) -> None:
-    """From now on this process has companions; `claim` is True in the first that calls it."""
+def meet(rank: int, claim: Callable[[], bool | None]) -> None:
+    """From now on this process has companions.
+
+    Args:
+        rank: Its number among them.
+        claim: True in the first that calls it, None where that can't be known any more.
+    """
     _state.rank, _state.claim = rank, claim
 
 
@@ -122,7 +127,7 @@ def may_report_failure(*, expected: bool = True) -> bool:
         return True
     if not expected:
         time.sleep(BEFORE_SPEAKING_S)
-    if _state.claim():
-        return True
-    time.sleep(BEFORE_LEAVING_S)
-    return False
+    first = _state.claim()
+    if first is False:
+        time.sleep(BEFORE_LEAVING_S)
+    return bool(first)

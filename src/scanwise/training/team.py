@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from scanwise.core import processes
 from scanwise.core.errors import ConfigError, DeviceError, RunError
@@ -141,18 +141,21 @@ class Together(Team):
         # The store may live in the first process, which must not leave before all have read it.
         self._fabric.barrier()
 
-    def _claim_failure(self) -> bool:
+    def _claim_failure(self) -> bool | None:
         try:
             return int(self._store.add("failed", 1)) == 1
         except Exception:  # whoever kept the store is gone, and has said why
-            return False
+            return None
 
 
 _trainings = 0
 
 
-def _new_store() -> PrefixStore:
+def _new_store() -> Any:
     """A store of this training's own: a script may train several times."""
+    # Here: there are builds of torch without it.
+    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
     global _trainings
     _trainings += 1
     return PrefixStore(f"scanwise-{_trainings}", _get_default_store())
