@@ -15,6 +15,7 @@ import pytest
 import typer
 
 import scanwise as sw
+from scanwise.cli import main
 from scanwise.cli.launch import start_processes
 from scanwise.core.config import make_config
 from scanwise.core.errors import ConfigError, PartialError
@@ -158,8 +159,19 @@ def test_batches_that_are_too_small_are_refused(small_split):
 
 def test_only_train_divides_its_work(small_split):
     dataset, split = small_split
-    with pytest.raises(ConfigError, match="only `scanwise train`"):
+    with pytest.raises(ConfigError, match="only a single `scanwise train`"):
         fit_bundle(make_config({"devices": 2, "model": "mlp:4"}), dataset, split)
+
+
+@pytest.mark.parametrize("study", [("--cv", "3"), ("--seeds", "2")])
+def test_studies_do_not_divide_their_trainings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, study: tuple[str, str]
+):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "demo:cells", "--devices", "2", "--output", str(tmp_path / "x"), *study])
+    assert left.value.code == 2
+    assert "--jobs" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.fixture

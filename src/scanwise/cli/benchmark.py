@@ -13,7 +13,7 @@ from scanwise.core.errors import ConfigError
 # An official split is compared as it is, and every run goes to a folder of its own in runs/.
 _LEFT_OUT = (
     "output", "force", "splits", "val_fraction", "test_fraction", "group", "group_regex",
-    "no_test", "page", "project", "fit",
+    "no_test", "page", "project", "fit", "devices", "nodes",
 )  # fmt: skip
 
 

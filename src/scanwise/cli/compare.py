@@ -11,6 +11,7 @@ from scanwise.cli.options import with_settings
 from scanwise.cli.shared import JsonOption, gather_settings, show, start
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError
+from scanwise.core.processes import check_alone
 
 SeedsOption = Annotated[
     str, typer.Option("--seeds", metavar="INT", help="Trainings of each variant. [1]")
@@ -110,6 +111,7 @@ def train_repeatedly(
     from scanwise.studies.compare_page import repeated_text, write_repeated
     from scanwise.studies.cross_validation import cross_validate
 
+    check_alone(config.devices, config.nodes)
     jobs, backend, address = machines
     folds = None if cv is None else whole_number("cv", cv)
     asked = Asked(

@@ -83,6 +83,20 @@ def check_start(devices: int, nodes: int, start: Start | None) -> None:
     )
 
 
+def check_alone(devices: int, nodes: int) -> None:
+    """For what trains many times, or in one process only.
+
+    Raises:
+        ConfigError: If a training was to be divided among processes.
+    """
+    if devices * nodes > 1:
+        raise ConfigError(
+            f"devices={devices}, nodes={nodes}: only a single `scanwise train` divides its "
+            "training among processes; leave them out here (--jobs, where it is, trains side by "
+            "side)."
+        )
+
+
 def start_words(devices: int, nodes: int) -> str:
     """The command lines that start the processes of this command (or script) and its arguments."""
     program = ["-m", "scanwise"] if program_name(sys.argv[0]) == "scanwise" else sys.argv[:1]

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from scanwise import __version__
 from scanwise.core.config import TrainConfig
-from scanwise.core.errors import ConfigError
+from scanwise.core.processes import check_alone
 from scanwise.core.types import Dataset, Finding, Split, Task
 from scanwise.deploy.bundle import Bundle, BundleConfig, class_logits
 from scanwise.metrics.calibration import Calibration, calibrate
@@ -88,11 +88,8 @@ def fit_model(
     Raises:
         ConfigError: `devices` and `nodes` ask for processes, and the team is not of so many.
     """
-    if team.size != config.devices * config.nodes:
-        raise ConfigError(
-            f"devices={config.devices}, nodes={config.nodes}: only `scanwise train` divides a "
-            "training among processes; leave them out here."
-        )
+    if team.size == 1:
+        check_alone(config.devices, config.nodes)
     run_dir = None if run is None else run.path
     if not team.leads:
         run, say = None, None
