@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from typing import Any, overload
@@ -92,6 +93,8 @@ def _large(shape: tuple[int, ...], num_bytes: int) -> tuple[NDArray[np.uint8], s
         if not why_not:
             announce(what, num_bytes, folder)
             with tempfile.TemporaryFile(dir=folder) as file:  # the map keeps it open
+                if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill us
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)
                 mapped = np.memmap(file, np.uint8, "w+", shape=shape)
             return mapped, f"Prepared pixels: {num_bytes / 1e9:.1f} GB in a temporary file."
     except OSError as error:
