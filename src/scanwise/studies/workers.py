@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,8 @@ def _locally(members: Sequence[Member], workers: Workers) -> Iterator[Outcome]:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    # Workers that have grown are replaced between two trainings, which is as it should be.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     pool = Parallel(n_jobs=workers.jobs, return_as="generator_unordered", batch_size=1)
     try:
         yield from pool(delayed(train_member)(member, workers.threads) for member in members)
