@@ -15,6 +15,7 @@ from scanwise.core.errors import ConfigError, IntegrityError, RunError, SplitErr
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays, load
 from scanwise.data.splits import make_split
+from scanwise.pipeline import train as main_path
 from scanwise.pipeline.fitting import fit_model
 from scanwise.pipeline.plan import DataFacts, make_plan
 from scanwise.pipeline.prepared import prepare
@@ -428,6 +429,9 @@ def test_an_own_module_needs_no_registration(discs, tmp_path):
     assert bundle.predict(images).probabilities.shape == (80, 2)
     with pytest.raises(ValueError, match="your own module"):
         sw.Bundle.from_pretrained(run.bundle)
+    (run.path / "report.json").unlink()  # as if it had been interrupted
+    with pytest.raises(RunError, match=r"a network of your own \(Mine\).*train anew"):
+        main_path.resume(run.path)
 
 
 def test_nested_run_numbers_count_up(discs, tmp_path, monkeypatch):

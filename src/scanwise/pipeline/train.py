@@ -122,7 +122,8 @@ def train_on(
     device = team.device(pick_device(config.device))
     if team.leads:
         say.write_to(run)
-        split = describe(run, resolved, decisions, dataset, split, report, device)
+        own = None if model is None else name
+        split = describe(run, resolved, decisions, dataset, split, report, device, own)
     checked = Checked(dataset, split, report)
     _fit_and_finish(run, resolved, checked, backbone, model, device, say, team, started)
     return run
@@ -259,12 +260,17 @@ def resume(path: Path) -> Run:
     """Go on with an interrupted run from its last finished epoch, exactly as if it had not stopped.
 
     Raises:
-        RunError: If there is no run.
+        RunError: If there is no run, or it trains a network of one's own.
         SplitError: If the data changed since.
     """
     started = time.monotonic()
     run = Run.open(path)
     config = run.config
+    if own := run.read_json("env.json", "it stopped before training").get("own_model"):
+        raise RunError(
+            f"{path} trains a network of your own ({own}), which its files can't rebuild; train "
+            "anew."
+        )
     team = join_team(config.devices, config.nodes, pick_device(config.device))
     say = Messages(silent=not team.leads)
     device = team.device(pick_device(config.device))
@@ -444,6 +450,7 @@ def describe(
     split: Split,
     report: CheckReport,
     device: torch.device,
+    own_model: str | None = None,
 ) -> Split:
     """Write what is known before training: settings, plan, environment, splits, facts."""
     split = write_splits(run.path / "splits.csv", dataset, split)
@@ -452,7 +459,8 @@ def describe(
     facts["checks"] = report.to_json()
     run.write("dataset.json", facts)
     hashes = {"data_sha256": facts["content_sha256"], "split_sha256": split.sha256}
-    run.write("env.json", environment(describe_device(device)) | hashes)
+    facts_of_run = environment(describe_device(device)) | hashes
+    run.write("env.json", facts_of_run | ({"own_model": own_model} if own_model else {}))
     run.write_settings(config, [decision.to_json() for decision in decisions])
     return split
 
