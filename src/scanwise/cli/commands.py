@@ -33,6 +33,7 @@ from scanwise.cli.shared import (
     start,
 )
 from scanwise.cli.summary import summary
+from scanwise.cli.tune import tune
 from scanwise.cli.weights import weights_app
 from scanwise.core.commands import CHECK_SETTINGS, command_line
 from scanwise.core.config import TrainConfig
@@ -219,6 +220,9 @@ def _numbers(name: str, text: str) -> list[float]:
         return [float(word) for word in text.replace("%", "").split(",")]
     except ValueError as error:
         raise ConfigError(f"{name}={text!r} must be numbers, such as 10,25,50,100.") from error
+
+
+app.command()(tune)
 
 
 @app.command()

@@ -65,6 +65,30 @@ def make_folds(
     return tuple(made)
 
 
+def divide_rows(
+    dataset: Dataset, rows: NDArray[np.int64], k: int, *, seed: int = 0
+) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+    """Divide some rows into k folds, stratified, groups whole: what is left of each, and the fold.
+
+    Raises:
+        SplitError: If k is out of range or above the images or groups of a class, or a fold would
+            be empty or hold a class that the rest lacks.
+    """
+    _refuse_too_many(dataset, rows, k)
+    fold_of_row = partition(dataset, rows, k, seed=seed)
+    made = []
+    for fold in range(k):
+        held, rest = rows[fold_of_row == fold], rows[fold_of_row != fold]
+        if not len(held):
+            raise SplitError(
+                f"{dataset.name}: no division of its groups into {k} folds was found that leaves "
+                "none empty; use fewer folds."
+            )
+        _refuse_unlearned(dataset, rest, held, fold, k)
+        made.append((rest, held))
+    return tuple(made)
+
+
 def _refuse_too_many(dataset: Dataset, rows: NDArray[np.int64], k: int) -> None:
     """SplitError where a class has fewer images (or groups) than there are folds."""
     if not 2 <= k <= MOST_FOLDS:

@@ -26,7 +26,7 @@ from scanwise.metrics.paired import paired_gain
 from scanwise.models.backbones import TransferNet, unfreezable_blocks
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
-from scanwise.pipeline.tracking import OnEpoch, Tracking
+from scanwise.pipeline.tracking import Listener, OnEpoch
 from scanwise.pipeline.transfer import loss_of
 from scanwise.training.loop import fit
 from scanwise.training.settings import loop_settings
@@ -84,7 +84,7 @@ def finetune(
     resume: bool,
     say: Callable[[str], None] | None,
     budget: Budget | None = None,
-    tracking: Tracking | None = None,
+    tracking: Listener | None = None,
 ) -> tuple[Stage, ...]:
     """Train more and more of the network; each stage is kept only if validation improves.
 

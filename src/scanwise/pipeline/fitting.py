@@ -27,7 +27,7 @@ from scanwise.pipeline.logistic_head import fit_logistic_head
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.prepared import Prepared, prepare
 from scanwise.pipeline.runs import Run
-from scanwise.pipeline.tracking import Tracking
+from scanwise.pipeline.tracking import Listener
 from scanwise.pipeline.transfer import (
     Features,
     compute_features,
@@ -76,13 +76,13 @@ def fit_model(
     resume: bool = False,
     budget: Budget | None = None,
     team: Team = ALONE,
-    tracking: Tracking | None = None,
+    tracking: Listener | None = None,
 ) -> Trained:
     """Prepare the data and train one network on one split; the test rows are never read.
 
     `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
     `say`, progress goes to stderr; with `budget`, as many epochs as it has time for; with
-    `tracking`, each epoch is handed to trackers. Of a `team` each process calls this, and the first
+    `tracking`, each epoch is handed to whoever listens. Of a `team` each process calls this, and the first
     alone writes and speaks.
 
     Raises:
@@ -239,7 +239,7 @@ def fit_transfer(
     say: Messages | None,
     resume: bool,
     budget: Budget | None = None,
-    tracking: Tracking | None = None,
+    tracking: Listener | None = None,
 ) -> Trained:
     """As `fit_model`, on a pretrained backbone: features once, the head, then fine-tuning."""
     if run is not None and config.report:

@@ -41,6 +41,14 @@ MLFLOW_DEFAULTS = {
 OnEpoch = Callable[[EpochRecord], None]
 
 
+class Listener(Protocol):
+    """Who hears of each epoch: the trackers of a run, or a search that may end a training."""
+
+    def on_epoch(self, stage: str = "") -> OnEpoch | None:
+        """What is called with each epoch's record of a stage; what it raises ends the training."""
+        ...
+
+
 class Tracker(Protocol):
     """What a tracker does; any of it may fail."""
 
