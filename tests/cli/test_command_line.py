@@ -60,6 +60,7 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
         "train",
         "check",
         "learning-curve",
+        "tune",
         "init",
         "evaluate",
         "report",

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from scanwise.cli.compare import whole_number
 from scanwise.cli.options import with_settings
 from scanwise.cli.shared import DataArgument, JsonOption, gather_settings, show, start
-from scanwise.core.errors import ConfigError
 
 
-@with_settings(leave_out=("output", "no_test", "report", "time_limit"))
+@with_settings(
+    leave_out=(
+        "output", "no_test", "report", "time_limit", "devices", "nodes", "track", "explain",
+    )
+)  # fmt: skip
 def tune(
     settings: dict[str, Any],
     data: DataArgument,
@@ -71,25 +75,16 @@ def tune(
     if time_limit is not None:
         settings = settings | {"time_limit": time_limit}
     resolved = gather_settings(data, settings, config)
-    numbers = {name: _whole(name, text) for name, text in (("cv", cv), ("nested", nested))}
-    in_all = _whole("trials", trials)
+    folds = [
+        None if text is None else whole_number(name, text)
+        for name, text in (("cv", cv), ("nested", nested))
+    ]
+    in_all = whole_number("trials", trials)
     start(resolved.threads)
-    from scanwise.studies.tune import Options
     from scanwise.studies.tune import tune as find
     from scanwise.studies.tune_page import tune_summary, tuned_json
+    from scanwise.studies.tuned import Options
 
-    how = Options(in_all or 0, search, **numbers, pruner=pruner)  # type: ignore[arg-type]
+    how = Options(in_all, search, *folds, pruner)  # type: ignore[arg-type]
     found = find(resolved, output, how)
     show(tuned_json(found) if as_json else tune_summary(found), as_json)
-
-
-def _whole(name: str, text: str | None) -> int | None:
-    """A whole number; None for none.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    try:
-        return None if text is None else int(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}={text!r} must be a whole number.") from error

@@ -82,8 +82,8 @@ def fit_model(
 
     `config` is resolved. With `run`, history, log and checkpoints are written to its folder; with
     `say`, progress goes to stderr; with `budget`, as many epochs as it has time for; with
-    `tracking`, each epoch is handed to whoever listens. Of a `team` each process calls this, and the first
-    alone writes and speaks.
+    `tracking`, each epoch is handed to whoever listens. Of a `team` each process calls this, and
+    the first alone writes and speaks.
 
     Raises:
         ConfigError: `devices` and `nodes` ask for processes, and the team is not of so many.

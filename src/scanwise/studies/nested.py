@@ -16,6 +16,7 @@ import numpy as np
 
 from scanwise.core.files import atomic_path
 from scanwise.core.types import Dataset, Interval, Split
+from scanwise.data.folds import divide_rows
 from scanwise.metrics.evaluate import evaluate_predictions
 from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.paired import paired_gain
@@ -61,19 +62,42 @@ class Nested:
 
 @dataclass(frozen=True, eq=False)
 class Outer:
-    """The outer folds, and how the rows outside of each are divided."""
+    """One outer fold before anything is trained."""
 
-    divided: Dataset  # that parts are drawn from: copies of a picture are one group
-    folds: tuple[tuple[Ints, Ints], ...]  # what is left, and what is held out
-    val_share: float  # of what is left, for a training's own validation
+    held: Ints  # (n,) rows that choose nothing
+    plain: Split  # of the rest, for the last training
+    parts: tuple[Split, ...]  # of the rest, for the search
+
+
+def make_outer(
+    divided: Dataset, rows: Ints, k: int, *, cv: int | None, val_share: float, seed: int
+) -> tuple[Outer, ...]:
+    """Outer folds of `rows`, and how the rest of each is divided.
+
+    Args:
+        divided: The data set that parts are drawn from (copies of a picture are one group).
+        rows: Row numbers; test is not among them.
+        k: Number of outer folds.
+        cv: Inner folds of each search; None is one validation part.
+        val_share: Share of a training's own validation in the rest.
+        seed: Decides between the possible folds.
+
+    Raises:
+        SplitError: If outer or inner folds can't be made.
+    """
+    made = []
+    for number, (rest, held) in enumerate(divide_rows(divided, rows, k, seed=seed), start=1):
+        plain = part_of(divided, rest, val_share, seed + number)
+        parts = (plain,) if cv is None else inner_parts(divided, rest, cv, seed + number)
+        made.append(Outer(held, plain, parts))
+    return tuple(made)
 
 
 def run_nested(
     search: Search,
-    outer: Outer,
+    outer: tuple[Outer, ...],
     storage: Any,
     num_trials: int,
-    cv: int | None,
     deadline: float | None,
 ) -> Nested:
     """A search, two trainings and one look at each outer fold; what is on disk is not done again.
@@ -83,12 +107,11 @@ def run_nested(
         outer: The folds.
         storage: Of `open_storage`.
         num_trials: Of each fold's search.
-        cv: Inner folds, as of `search`.
         deadline: On time.monotonic()'s clock; no fold begins after it.
     """
     done: list[OuterFold] = []
-    count = len(outer.folds)
-    for number, (rest, held) in enumerate(outer.folds, start=1):
+    count = len(outer)
+    for number, fold in enumerate(outer, start=1):
         until = None
         if deadline is not None:
             left_s = deadline - time.monotonic()
@@ -96,18 +119,14 @@ def run_nested(
                 say(f"outer fold {number} of {count}: not begun, time is up")
                 break
             until = time.monotonic() + SEARCH_SHARE * left_s / (count - number + 1)
-        plain = part_of(outer.divided, rest, outer.val_share, search.said.seed + number)
-        parts: tuple[Split, ...] = (plain,)
-        if cv is not None:
-            parts = inner_parts(outer.divided, rest, cv, search.said.seed + number)
-        inner = replace(search, name=f"fold-{number}", parts=parts)
+        inner = replace(search, name=f"fold-{number}", parts=fold.parts)
         trials = run_search(inner, storage, num_trials, until, f"fold {number} of {count}, trial")
         best = best_of(trials, inner.judge.higher)
         if best is None:
             say(f"outer fold {number} of {count}: no trial could be trained to its end")
             break
-        done.append(_scored(inner, plain, held, number, best))
-        say(f"outer fold {number} of {count}: {_in_words(search.dataset, done[-1])}")
+        done.append(_scored(inner, fold, number, best))
+        say(f"outer fold {number} of {count}: scored once on its {len(fold.held):,} images")
     return summarise(search, tuple(done), count)
 
 
@@ -115,9 +134,10 @@ def _path(search: Search, number: int) -> Path:
     return search.folder / "nested" / f"fold-{number}.npz"
 
 
-def _scored(inner: Search, plain: Split, held: Ints, number: int, best: Trial) -> OuterFold:
+def _scored(inner: Search, outer: Outer, number: int, best: Trial) -> OuterFold:
     """The fold's answers by the best and by the default settings; from disk where they are."""
     path, key = _path(inner, number), json.dumps(best.settings, sort_keys=True)
+    held, plain = outer.held, outer.plain
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays["settings"]) == key and np.array_equal(arrays["rows"], held):
@@ -191,8 +211,3 @@ def fold_scores(dataset: Dataset, fold: OuterFold, *, default: bool = False) -> 
     answers = fold.default if default else fold.tuned
     found = estimate(prepare(answers, dataset.targets[fold.rows], dataset.task))
     return {name: float(found[name][0]) for name in SCORES}
-
-
-def _in_words(dataset: Dataset, fold: OuterFold) -> str:
-    score = fold_scores(dataset, fold)["accuracy"]
-    return f"accuracy {score:.3f} on {len(fold.rows):,} images that chose nothing"

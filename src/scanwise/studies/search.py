@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from scanwise.core.config import TrainConfig, make_config
-from scanwise.core.errors import ConfigError, ScanwiseError
+from scanwise.core.errors import ConfigError, RunError, ScanwiseError
 from scanwise.core.files import atomic_path
 from scanwise.core.types import Dataset, Interval, Split
 from scanwise.deploy.bundle import class_logits, head_logits
@@ -32,6 +32,7 @@ from scanwise.metrics.selection import Answers, Judge
 from scanwise.models.backbones import Backbone
 from scanwise.pipeline.fitting import Trained, fit_model
 from scanwise.pipeline.plan import DataFacts, make_plan
+from scanwise.pipeline.tracking import Listener, OnEpoch
 from scanwise.pipeline.transfer import loss_of
 from scanwise.studies.search_space import (
     Parameter,
@@ -150,14 +151,25 @@ def need_optuna() -> Any:
 
 @contextmanager
 def open_storage(path: Path) -> Iterator[Any]:
-    """Optuna's storage in one SQLite file; closed at the end."""
+    """Optuna's storage in one SQLite file; closed at the end.
+
+    Raises:
+        RunError: If the file is no such storage.
+    """
     import sqlite3
 
     optuna = need_optuna()
+    from sqlalchemy.exc import SQLAlchemyError
+
     # The path is not put into the URL, where '?', '%' and braces have meanings of their own.
-    storage = optuna.storages.RDBStorage(
-        "sqlite:///study.db", engine_kwargs={"creator": lambda: sqlite3.connect(path)}
-    )
+    try:
+        storage = optuna.storages.RDBStorage(
+            "sqlite:///study.db", engine_kwargs={"creator": lambda: sqlite3.connect(path)}
+        )
+    except SQLAlchemyError as error:
+        raise RunError(
+            f"can't read {path}: {str(error).splitlines()[0]}. Choose another --output."
+        ) from error
     try:
         yield storage
     finally:
@@ -330,6 +342,13 @@ def _run_trial(
     }
 
 
+def epochs_tell(search: Search) -> bool:
+    """True if an epoch's value says something of the whole trial: no folds or stages follow."""
+    planned = search.planned
+    steps = planned.head != "logistic" and planned.finetune in (None, "head")
+    return steps and len(search.parts) == 1
+
+
 class _Watch:
     """Hears of each epoch and each part; ends a trial that is hopeless or out of time."""
 
@@ -339,11 +358,14 @@ class _Watch:
         self.epochs = 0
         self.last: float | None = None
 
+    def on_epoch(self, stage: str = "") -> OnEpoch:
+        """What hears of the epochs of a stage; see `Listener`."""
+        return self.epoch
+
     def epoch(self, record: EpochRecord) -> None:
         self.epochs += 1
         self._check_time()
-        # Where more follows (other folds, fine-tuning), an epoch is no measure of the whole.
-        if len(self._search.parts) == 1 and self._search.planned.finetune in (None, "head"):
+        if epochs_tell(self._search):
             self._report(getattr(record, self._monitor), record.epoch, f"epoch {record.epoch}")
 
     def part(self, mean: float, done: int) -> None:
@@ -370,7 +392,7 @@ def _train_parts(search: Search, config: TrainConfig, watch: _Watch) -> tuple[fl
     """Mean of the monitored measure over the parts, and the answers of all."""
     values, answers = [], []
     for part in search.parts:
-        trained = train_part(config, search.dataset, part, search.backbone, watch.epoch)
+        trained = train_part(config, search.dataset, part, search.backbone, watch)
         values.append(_monitored(trained))
         answers.append(_answers(trained, config, search.dataset, part))
         watch.part(float(np.mean(values)), len(values))
@@ -385,14 +407,14 @@ def train_part(
     dataset: Dataset,
     part: Split,
     backbone: Backbone | None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    listener: Listener | None = None,
 ) -> Trained:
     """One silent training on train and validation rows."""
     if backbone is not None and config.finetune not in (None, "head"):
         backbone = copy.deepcopy(backbone)  # fine-tuning changes it
     return fit_model(
         config, dataset, part, model=None, backbone=backbone,
-        device=pick_device(config.device), on_epoch=on_epoch,
+        device=pick_device(config.device), tracking=listener,
     )  # fmt: skip
 
 
@@ -486,7 +508,7 @@ def _shares(optuna: Any, direction: Any, trials: list[Any], names: list[str]) ->
 def question_of(search: Search) -> dict[str, Any]:
     """What a search depends on, JSON-ready; another answer to it is another search."""
     return {
-        "settings": search.planned.model_dump(exclude={"device", "precision", "threads"}),
+        "settings": search.planned.model_dump(exclude={"device", "precision", "threads", "track"}),
         "search": {parameter.setting: parameter.spelling for parameter in search.space},
         "pruner": search.pruner,
     }

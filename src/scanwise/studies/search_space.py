@@ -26,7 +26,7 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("output", "force", "report", "time_limit", "device", "precision", "threads",
-         "deterministic", "explain"),
+         "deterministic", "explain", "devices", "nodes", "track"),
         _NO_LEARNING,
     ),
     "seed": "all trials share one seed; to choose a seed is to choose luck",
@@ -106,8 +106,10 @@ def combinations(space: tuple[Parameter, ...]) -> Iterator[dict[str, Value]] | N
 # --- the user's space -------------------------------------------------------------------------
 
 
-def parse_search(text: str, monitor: Monitor) -> tuple[Parameter, ...]:
+def parse_search(text: str, monitor: Monitor | None) -> tuple[Parameter, ...]:
     """Read `lr=1e-5..1e-2:log,batch_size=16|32|64`.
+
+    `monitor` is what trials are judged by, None where the plan has yet to say.
 
     Raises:
         ConfigError: Unknown settings (with the nearest one), settings that no search may change
@@ -130,7 +132,7 @@ def parse_search(text: str, monitor: Monitor) -> tuple[Parameter, ...]:
     return tuple(found.values())
 
 
-def refuse(name: str, monitor: Monitor) -> None:
+def refuse(name: str, monitor: Monitor | None) -> None:
     """Refuse a setting that no search may change.
 
     Raises:
@@ -139,7 +141,8 @@ def refuse(name: str, monitor: Monitor) -> None:
     if name.startswith("test") and name not in TrainConfig.model_fields:
         raise ConfigError(f"--search {name}: a search may not read test; leave it out.")
     if name not in TrainConfig.model_fields:
-        raise ConfigError(f"--search: {unknown_key(name, TrainConfig.model_fields)}")
+        known = {key: None for key in TrainConfig.model_fields if key not in REFUSED}
+        raise ConfigError(f"--search: {unknown_key(name, known)}")
     if name in REFUSED:
         raise ConfigError(f"--search {name}: {REFUSED[name]}; leave it out.")
     if name in _IN_THE_LOSS and monitor == "val_loss":
@@ -232,7 +235,7 @@ def _ranges(planned: TrainConfig, num_train: int) -> tuple[Parameter, ...]:
     seen = (_levels(), _views(planned))
     if planned.head != "logistic":
         return (*_steps(planned, num_train), *_head(planned), *seen)
-    frozen = (*seen, _augment(planned), _contrast(planned))
+    frozen = (*seen, _contrast(planned))
     return frozen if planned.finetune in (None, "head") else (*frozen, _rate(planned))
 
 
@@ -285,9 +288,7 @@ def _decay(planned: TrainConfig) -> Parameter:
 
 
 def _augment(planned: TrainConfig) -> Parameter:
-    names = ["gentle", "medium", "strong"]
-    if not is_pretrained(planned.model, planned.weights):
-        names.insert(0, "none")
+    names = ("none", "gentle", "medium", "strong")
     own = [] if planned.augment in (None, *names) else [str(planned.augment)]
     return Parameter(
         "augment",

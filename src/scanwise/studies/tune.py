@@ -17,11 +17,10 @@ import numpy as np
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import ConfigError, DataError, RunError, ScanwiseError
-from scanwise.core.files import sha256_bytes
+from scanwise.core.files import sha256_bytes, write_yaml
+from scanwise.core.processes import check_alone
 from scanwise.core.types import Dataset, Interval, Split
 from scanwise.data.fingerprint import content_sha256
-from scanwise.data.folds import divide_rows
-from scanwise.metrics.selection import Chosen
 from scanwise.models.backbones import Backbone, backbone_slug, is_pretrained
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts
@@ -34,14 +33,14 @@ from scanwise.pipeline.train import (
     split_and_check,
 )
 from scanwise.pipeline.transfer import with_backbone
-from scanwise.studies.nested import Nested, Outer, run_nested
+from scanwise.studies.nested import Nested, Outer, make_outer, run_nested
 from scanwise.studies.parts import copies_together, inner_parts
 from scanwise.studies.search import (
-    PRUNERS,
     Pruner,
     Search,
     Trial,
     best_of,
+    epochs_tell,
     importance,
     need_optuna,
     open_storage,
@@ -51,66 +50,12 @@ from scanwise.studies.search import (
     say,
 )
 from scanwise.studies.search_space import Parameter, default_space, parse_search
+from scanwise.studies.tune_page import write_tuned
+from scanwise.studies.tuned import Options, Tuned
 from scanwise.training.device import pick_device
 
-TRIALS = 30
-MOST_TRIALS = 10_000
 STUDY = "study.db"
-FEW_TO_CHOOSE = 100  # validation images below which the luck of choosing is warned about
 _HEAD = "tune"  # the search that best.yaml is of; those of outer folds are fold-1, fold-2, ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search.
-
-    Attributes:
-        trials: In all, those of an earlier call into the same folder included.
-        search: As `--search`; None searches what suits the network.
-        cv: Inner folds that each trial is judged by; None is the validation split.
-        nested: Outer folds of an estimate of tuning and training together; None has none.
-        pruner: What ends hopeless trials early.
-    """
-
-    trials: int = TRIALS
-    search: str | None = None
-    cv: int | None = None
-    nested: int | None = None
-    pruner: Pruner = "median"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.trials <= MOST_TRIALS:
-            raise ConfigError(f"trials={self.trials} must lie between 1 and {MOST_TRIALS:,}.")
-        if self.pruner not in PRUNERS:
-            raise ConfigError(f"pruner='{self.pruner}': write {', '.join(PRUNERS)}.")
-        for name in ("cv", "nested"):
-            folds = getattr(self, name)
-            if folds is not None and not 2 <= folds <= 100:
-                raise ConfigError(f"{name}={folds}: the number of folds must lie in 2 to 100.")
-
-
-@dataclass(frozen=True, eq=False)
-class Tuned:
-    """What `scanwise tune` found."""
-
-    folder: Path
-    dataset: Dataset
-    search: Search
-    options: Options
-    trials: tuple[Trial, ...]
-    best: Trial
-    score: Interval  # of the best trial, on the images that chose it
-    chosen: Chosen  # the same, with the luck of being chosen taken off
-    default: Interval | None  # of trial 0; None if it failed
-    gain: Interval | None  # of the best over trial 0, on the same images; None if it is trial 0
-    importance: dict[str, Interval] | str
-    nested: Nested | None
-    num_test: int
-
-    @property
-    def num_val(self) -> int:
-        """Images that every trial was judged by."""
-        return len(self.search.judge.targets)
 
 
 def tune(config: TrainConfig, output: Path | None = None, options: Options | None = None) -> Tuned:
@@ -151,10 +96,8 @@ def tune(config: TrainConfig, output: Path | None = None, options: Options | Non
         found = importance(open_study(storage, search), search.space, search.said.seed)
         nested = None
         if data.outer is not None:
-            nested = run_nested(search, data.outer, storage, options.trials, options.cv, deadline)
+            nested = run_nested(search, data.outer, storage, options.trials, deadline)
     tuned = _summarise(search, options, trials, found, nested, len(data.split.test))
-    from scanwise.studies.tune_page import write_tuned
-
     write_tuned(tuned)
     return tuned
 
@@ -165,7 +108,7 @@ class _Data:
 
     dataset: Dataset
     split: Split  # with its test rows, which no search gets
-    outer: Outer | None  # with --nested
+    outer: tuple[Outer, ...] | None  # with --nested
 
 
 def _prepare(config: TrainConfig, output: Path | None, options: Options) -> tuple[Search, _Data]:
@@ -174,32 +117,36 @@ def _prepare(config: TrainConfig, output: Path | None, options: Options) -> tupl
         check_output_free(output, config.force)
     said = config.model_copy(update={"output": None, "time_limit": None, "force": False})
     check_settings(said, own_model=False)
+    check_alone(said.devices, said.nodes)
     pick_device(said.device)
-    monitor = said.monitor or "val_loss"
-    asked = None if options.search is None else parse_search(options.search, monitor)
+    asked = None if options.search is None else parse_search(options.search, said.monitor)
     said, backbone = with_backbone(said)
     dataset, split, report = split_and_check(load_data(said), said)
     if not len(split.val):
         raise DataError(f"{dataset.name} has no validation images to judge the trials by.")
-    say_data = Messages()
-    say_data.data(dataset, split, report)
+    Messages().data(dataset, split, report)
     facts = data_facts(dataset, split, pretrained=backbone is not None)
     search = _search(said, facts, asked, dataset, split, backbone, options.pruner)
-    if options.search is not None:  # the plan may monitor something else than was assumed
+    if options.search is not None:  # now that the plan chose the monitor
         parse_search(options.search, search.judge.monitor)
     _check_space(search)
-    divided = dataset
-    rows = np.sort(np.concatenate([split.train, split.val]))
-    if options.cv is not None or options.nested is not None:
-        divided = copies_together(dataset, rows)
+    return _divided(search, split, options)
+
+
+def _divided(search: Search, split: Split, options: Options) -> tuple[Search, _Data]:
+    """The search with its inner folds, and the outer folds, where they are asked for."""
+    data = _Data(search.dataset, split, None)
+    if options.cv is None and options.nested is None:
+        return search, data
+    rows, seed = np.sort(np.concatenate([split.train, split.val])), search.said.seed
+    divided = copies_together(search.dataset, rows)
     if options.cv is not None:
-        parts = inner_parts(divided, rows, options.cv, said.seed)
-        search = replace(search, parts=parts)
-    outer = None
+        search = replace(search, parts=inner_parts(divided, rows, options.cv, seed))
     if options.nested is not None:
-        folds = divide_rows(divided, rows, options.nested, seed=said.seed)
-        outer = Outer(divided, folds, len(split.val) / len(rows))
-    return search, _Data(dataset, split, outer)
+        share = len(split.val) / len(rows)
+        outer = make_outer(divided, rows, options.nested, cv=options.cv, val_share=share, seed=seed)
+        data = replace(data, outer=outer)
+    return search, data
 
 
 def _search(
@@ -251,6 +198,7 @@ def _open_folder(search: Search, config: TrainConfig, output: Path | None) -> Pa
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"can't make the folder {output}: {error.strerror}.") from error
+    write_yaml(output / "config.yaml", search.planned.model_dump())  # ours, for --force
     return output
 
 
@@ -350,6 +298,5 @@ def _say_plan(search: Search, options: Options) -> None:
     )
     for parameter in search.space:
         say(f"  {parameter.setting} {parameter.spelling}: {parameter.reason}")
-    epochs_pruned = planned.head != "logistic" and planned.finetune in (None, "head")
-    if options.pruner != "none" and options.cv is None and not epochs_pruned:
+    if options.pruner != "none" and options.cv is None and not epochs_tell(search):
         say("  nothing is pruned: these trainings have no epochs to compare on the way")

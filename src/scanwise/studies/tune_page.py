@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from scanwise.core.files import write_json, write_text, write_yaml
+from scanwise.core.files import write_json, write_text
 from scanwise.core.types import Interval, finite_or_none
 from scanwise.metrics.predictions import write_predictions
 from scanwise.pipeline.plan import explicit_settings
@@ -22,16 +22,16 @@ from scanwise.report.tune_plot import TrialPoint, plot_importance, plot_search_h
 from scanwise.studies.nested import SCORES, Nested, fold_scores
 from scanwise.studies.search import Trial, record_json
 from scanwise.studies.search_space import value_text
-from scanwise.studies.tune import FEW_TO_CHOOSE, Tuned
+from scanwise.studies.tuned import Tuned
 
 _Rows = list[tuple[str, ...]]
 BEST = "best.yaml"
+FEW_TO_CHOOSE = 100  # validation images below which the luck of choosing is warned about
 
 
 def write_tuned(tuned: Tuned) -> None:
     """Every file of the result but study.db, which is there already."""
     folder = tuned.folder
-    write_yaml(folder / "config.yaml", tuned.search.planned.model_dump())
     write_text(folder / BEST, _best_yaml(tuned))
     write_text(folder / "trials.csv", _trials_csv(tuned))
     if tuned.nested is not None and tuned.nested.tuned is not None:
@@ -156,10 +156,12 @@ def notes(tuned: Tuned) -> list[str]:
         "too good.",
     ]
     if n < FEW_TO_CHOOSE:
+        way_out = "Use --cv 5, or --nested 5 for an honest estimate."
+        if tuned.nested is not None:
+            way_out = "Believe the outer folds above, which chose nothing."
         said.append(
             f"warning: {n} validation images are few to choose among {complete} trials by; under "
-            f"{FEW_TO_CHOOSE} the winner is often the luckiest. Use --cv 5, or --nested 5 for an "
-            "honest estimate."
+            f"{FEW_TO_CHOOSE} the winner is often the luckiest. {way_out}"
         )
     if tuned.options.cv is not None:
         said.append(
@@ -243,10 +245,10 @@ def _choosing_line(tuned: Tuned) -> str:
         return f"cost of choosing: not measured ({value.reason})"
     optimism = tuned.chosen.optimism
     words = f"looks {optimism:.3f} too good" if optimism > 0 else "does not look too good"
+    where = f"n={tuned.num_val:,}{_groups(tuned)}, validation"
     return (
-        f"corrected for choosing: {tuned.search.judge.monitor} {value} (n={tuned.num_val:,}"
-        f"{_groups(tuned)}, validation, images left out of the choice in bootstrap resamples); the best "
-        f"of {complete} complete trials {words}"
+        f"corrected for choosing: {tuned.search.judge.monitor} {value} ({where}; bootstrap, scored "
+        f"on the images that each choice left out): the best of {complete} complete trials {words}"
     )
 
 
