@@ -85,6 +85,6 @@ def tune(
     from scanwise.studies.tune_page import tune_summary, tuned_json
     from scanwise.studies.tuned import Options
 
-    how = Options(in_all, search, *folds, pruner)  # type: ignore[arg-type]
+    how = Options(in_all, search, folds[0], folds[1], pruner)  # type: ignore[arg-type]
     found = find(resolved, output, how)
     show(tuned_json(found) if as_json else tune_summary(found), as_json)
