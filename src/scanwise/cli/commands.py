@@ -56,13 +56,6 @@ app = typer.Typer(
     epilog="A mistake ends with one line and exit code 2; --debug shows where it was raised.",
 )
 
-app.add_typer(weights_app, name="weights")
-app.add_typer(runs_app, name="runs")
-app.command()(reproduce)
-app.command()(ensemble)
-app.command()(summary)
-app.command()(benchmark)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -171,9 +164,6 @@ def check(
         raise result.report.stop
 
 
-app.command()(compare)
-
-
 @app.command(name="learning-curve")
 @with_settings(leave_out=("output", "no_test", "time_limit", "devices", "nodes"))
 def learning_curve(
@@ -220,9 +210,6 @@ def _numbers(name: str, text: str) -> list[float]:
         return [float(word) for word in text.replace("%", "").split(",")]
     except ValueError as error:
         raise ConfigError(f"{name}={text!r} must be numbers, such as 10,25,50,100.") from error
-
-
-app.command()(tune)
 
 
 @app.command()
@@ -278,3 +265,9 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
     show(result.to_json() if as_json else result.text(), as_json)
     if result.mismatches:
         raise typer.Exit(3)
+
+
+for verb in (compare, tune, ensemble, summary, benchmark, reproduce):
+    app.command()(verb)
+app.add_typer(runs_app, name="runs")
+app.add_typer(weights_app, name="weights")
