@@ -1,6 +1,6 @@
 """What resampling and augmenting before the split does to a score: the wrong order, rebuilt.
 
-    python examples/oct_cnn_kfold/leaky_order.py [--data FILE.npz] [--epochs 10] [--output FOLDER]
+    python examples/oct_cnn_kfold/leaky_order.py [--data FILE.npz] [--images N] [--epochs 10]
 
 The project that this example follows enhanced contrast, balanced the classes with SMOTE and
 augmented all images, and only then divided them into five folds. So a test fold held altered copies
@@ -33,7 +33,7 @@ from scanwise.core.config import make_config
 from scanwise.core.files import write_json, write_text
 from scanwise.core.types import Dataset, Split
 from scanwise.data.load import from_arrays
-from scanwise.data.splits import write_splits
+from scanwise.data.splits import draw_part, write_splits
 from scanwise.metrics.compare import Comparison, compare
 from scanwise.metrics.evaluate import evaluate_split
 from scanwise.metrics.intervals import wilson_interval
@@ -182,13 +182,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     shared = os.environ.get("SCANWISE_SHARED", "../shared")
     parser.add_argument("--data", default=f"{shared}/data/medmnist/pneumoniamnist.npz")
+    parser.add_argument("--images", type=int, help="Of train and validation, stratified. [all]")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/leaky_order"))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     inside, untouched = in_folds(sw.load(given.data))
-    right = right_order(Path(given.data), untouched, given.epochs, given.seed, given.output)
+    source = Path(given.data)
+    if given.images is not None and given.images < len(inside):
+        share = given.images / len(inside)
+        inside = rows_of(inside, draw_part(inside, np.arange(len(inside)), share, seed=given.seed))
+        source = given.output / "part.npz"
+        np.savez(
+            source,
+            train_images=inside.images.squeeze(),
+            train_labels=inside.targets[:, None],
+            test_images=untouched.images.squeeze(),
+            test_labels=untouched.targets[:, None],
+        )
+        inside, _ = in_folds(sw.load(source))
+    right = right_order(source, untouched, given.epochs, given.seed, given.output)
     wrong = wrong_order(inside, untouched, given.epochs, given.seed, given.output)
     inflation = compare([right.originals], [wrong.originals])
     beside = compare(right.untouched, wrong.untouched)

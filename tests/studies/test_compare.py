@@ -227,6 +227,18 @@ def test_folds_answer_each_image_once_and_pool(tmp_path: Path) -> None:
     assert "a model that saw neither it nor its group" in " ".join(found.notes)
 
 
+def test_an_official_split_that_leaks_is_stamped_as_in_a_single_run(
+    shared: Path, tmp_path: Path
+) -> None:
+    data = str(shared / "data" / "medmnist" / "breastmnist.npz")
+    settings = {"data": data, "model": "mlp:8", "epochs": 1, "output": str(tmp_path / "study")}
+    found = compare(make_config(settings), Asked((data,), jobs="1"), lambda line: None)
+    assert not found.failed
+    (run,) = (found.folder / "members").iterdir()
+    assert Run.open(run).metrics["leaky"]
+    assert Run.open(run).dataset["split"]["origin"] == "official"
+
+
 @pytest.mark.parametrize(
     ("asked", "settings", "message"),
     [

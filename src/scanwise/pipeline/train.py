@@ -383,6 +383,13 @@ def find_trouble(dataset: Dataset, config: TrainConfig) -> Checked:
             split = _new_split(dataset, duplicates, config)
         except SplitError as error:
             raise SplitError(f"{error}{_unreadable_words(dataset)}") from error
+    return look_through(dataset, split, config, duplicates)
+
+
+def look_through(
+    dataset: Dataset, split: Split, config: TrainConfig, duplicates: Duplicates | None = None
+) -> Checked:
+    """Run every check of a data set and its split; commands in findings are the user's."""
     report = check_dataset(
         dataset,
         split,
