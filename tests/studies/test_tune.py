@@ -345,7 +345,7 @@ def test_the_setting_that_decides_is_told_from_one_that_does_not():
 
 def test_hyperband_prunes_too(made_up, discs, tmp_path, capsys):
     folder = tmp_path / "hyperband"
-    words = (str(discs), *FLAGS[:2], "--epochs", "4", "--search", "lr=1e-3..1:log", "--trials", "6")
+    words = (str(discs), *FLAGS[:2], "--epochs", "4", "--search", "lr=1e-3..1:log", "--trials", "9")
     code, _, err = run(capsys, *words, "--pruner", "hyperband", "--output", str(folder))
     assert code == 0, err
     assert "pruned" in {trial["state"] for trial in read(folder)["trials"]}

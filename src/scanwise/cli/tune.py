@@ -75,16 +75,14 @@ def tune(
     if time_limit is not None:
         settings = settings | {"time_limit": time_limit}
     resolved = gather_settings(data, settings, config)
-    folds = [
-        None if text is None else whole_number(name, text)
-        for name, text in (("cv", cv), ("nested", nested))
-    ]
     in_all = whole_number("trials", trials)
+    inner = None if cv is None else whole_number("cv", cv)
+    outer = None if nested is None else whole_number("nested", nested)
     start(resolved.threads)
     from scanwise.studies.tune import tune as find
     from scanwise.studies.tune_page import tune_summary, tuned_json
     from scanwise.studies.tuned import Options
 
-    how = Options(in_all, search, folds[0], folds[1], pruner)  # type: ignore[arg-type]
+    how = Options(in_all, search, inner, outer, pruner)  # type: ignore[arg-type]
     found = find(resolved, output, how)
     show(tuned_json(found) if as_json else tune_summary(found), as_json)
