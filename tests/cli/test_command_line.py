@@ -229,3 +229,17 @@ def test_a_sigmoid_for_exclusive_classes_is_allowed_and_told(discs, tmp_path):
 def test_debug_keeps_the_traceback(tmp_path):
     done = scanwise("--debug", "check", "nowhere", cwd=tmp_path)
     assert "Traceback" in done.stderr
+
+
+def test_a_training_without_report_ends_with_its_verdict(tmp_path, capsys):
+    output = tmp_path / "run"
+    words = "train demo:cells?n=200&slides=20&size=16 --model mlp:8 --epochs 1 --no-report --output"
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), str(output)])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"scanwise report {output} makes it" in text
+    assert "balanced accuracy" in text
+    assert not (output / "report.html").exists()
+    assert not (output / "plots").exists()
+    assert not (output / "errors").exists()

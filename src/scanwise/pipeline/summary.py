@@ -8,6 +8,8 @@ from typing import Any
 
 from scanwise.core.types import Interval
 from scanwise.pipeline.runs import Run
+from scanwise.report.build import judge
+from scanwise.report.run_files import read_run
 from scanwise.report.verdict import caution_text
 
 HEADLINES = (
@@ -21,10 +23,13 @@ HEADLINES = (
 
 def run_summary(run: Run) -> str:
     """The headline numbers with n and interval, the trivial baselines, the verdict, the report."""
-    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *_verdict(report["verdict"]), "", *score_lines(run)]
-    lines.append(f"report: {run.report}")
-    return "\n".join(lines)
+    said, report = run.path / "report.json", f"report: {run.report}"
+    if said.is_file():
+        verdict = json.loads(said.read_text(encoding="utf-8"))["verdict"]
+    else:  # --no-report
+        verdict = judge(read_run(run.path), draw=False).verdict.to_json()
+        report = f"report: {shlex.join(['scanwise', 'report', str(run.path)])} makes it"
+    return "\n".join(["", *_verdict(verdict), "", *score_lines(run), report])
 
 
 def score_lines(run: Run) -> list[str]:
