@@ -147,4 +147,7 @@ def test_the_methodologies_end_in_one_summary(
     text = (tree / "TRAINING_SUMMARY.md").read_text(encoding="utf-8")
     assert "## Key Findings" in text
     assert (tree / "model_comparison.png").is_file()
-    assert {path.name for path in tree.iterdir() if path.is_dir()} >= {"pneumoniamnist", "chestmnist"}
+    assert {path.name for path in tree.iterdir() if path.is_dir()} >= {
+        "pneumoniamnist",
+        "chestmnist",
+    }
