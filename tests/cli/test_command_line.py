@@ -243,3 +243,26 @@ def test_a_training_without_report_ends_with_its_verdict(tmp_path, capsys):
     assert not (output / "report.html").exists()
     assert not (output / "plots").exists()
     assert not (output / "errors").exists()
+
+
+def test_a_narrow_network_trains_with_two_threads(tmp_path):
+    # In channels-last order torch's backward pass kills the process; so it runs in one of its own.
+    data = "demo:cells?n=400&slides=40&size=24"
+    words = ["train", data, "--model", "small_resnet:8", "--epochs", "1", "--no-report"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "scanwise",
+            *words,
+            "--threads",
+            "2",
+            "--output",
+            str(tmp_path / "r"),
+        ],
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-500:]

@@ -141,6 +141,9 @@ def fit_model(
         if team.size > 1:
             say.say(shares_line(team.size, prepared.train, network, device))
     baselines = baselines_first(config, dataset, split, prepared, None, run=run, say=say)
+    if device.type == "cpu" and _is_narrow(network):
+        for stream in (prepared.train, prepared.val):
+            stream.channels_last = False
     loss = loss_of(config, dataset, prepared)
     settings = loop_settings(config, channels_last=prepared.train.channels_last)
     plan = whole(settings, prepared.train)
@@ -184,6 +187,16 @@ def shares_line(processes: int, train: Batches, network: nn.Module, device: torc
 def _shares(images: int, processes: int) -> str:
     shares = [len(range(rank, images, processes)) for rank in range(processes)]
     return f"{shares[0]} each" if len(set(shares)) == 1 else ", ".join(map(str, shares))
+
+
+def _is_narrow(network: nn.Module) -> bool:
+    """Does a convolution make fewer than 16 channels?
+
+    With such a one in channels-last order the backward pass of torch 2.13 dies on CPUs (SIGFPE or
+    SIGSEGV) as soon as it has two threads.
+    """
+    layers = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    return any(layer.out_channels < 16 for layer in layers)
 
 
 def _write_pictures(run: Run, dataset: Dataset, split: Split, prepared: Prepared) -> None:
