@@ -1,11 +1,13 @@
 """Train on a data set larger than memory and watch how much memory that takes.
 
-The set is a real .npz of the shape asked for (100,000 x 256 x 256 x 3 is 19.7 GB), stored
-uncompressed in a sparse file: each image is black but for one stamp of 4 KB, so that it takes
+The set is a real .npz of the shape asked for (25,000 x 512 x 512 x 3 is 19.7 GB), stored
+uncompressed in a sparse file: each image is black but for a stamp of a 48th of it, so that it takes
 0.4 GB of disk. The stamp's pattern is unique to the image, its height tells the class.
 
-    python benchmarks/large_data.py --images 10000      # 2 GB
-    python benchmarks/large_data.py --images 100000     # 20 GB
+    python benchmarks/large_data.py --images 2500       # 2 GB
+    python benchmarks/large_data.py --images 25000      # 20 GB
+
+The time of the search for near duplicates grows with the square of the number of images.
 
 Three numbers are printed. *Own memory* (RssAnon) is what the program holds and nobody can take
 away: the one that must fit. *Resident* (ru_maxrss) also counts pages of the mapped file that happen
@@ -32,11 +34,10 @@ from numpy.typing import NDArray
 
 from scanwise.data.cache import npy_header
 
-SIDE_PX = 256
-PAGE = 4096
-PAGES = SIDE_PX * SIDE_PX * 3 // PAGE  # of an image
+PAGE = 4096  # what a file system stores at least
+PLACES = 48  # of the stamp in an image
 CLASSES = 4
-BLOCK = 128  # images made at a time
+BLOCK = 64  # images made at a time
 
 
 class SparseFile:
@@ -75,34 +76,36 @@ class SparseFile:
         self._file.close()
 
 
-def write_set(path: Path, num_images: int, seed: int = 0) -> None:
-    """X (n, 256, 256, 3) and y (n,) in an uncompressed .npz, sparse on the disk."""
+def write_set(path: Path, num_images: int, side_px: int, seed: int = 0) -> None:
+    """X (n, side, side, 3) and y (n,) in an uncompressed .npz, sparse on the disk."""
     rng = np.random.default_rng(seed)
-    pages = rng.integers(0, PAGES, num_images)
+    places = rng.integers(0, PLACES, num_images)
     file = SparseFile(path)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
         entry = zipfile.ZipInfo("X.npy")
         with archive.open(entry, "w", force_zip64=True) as stream:
-            stream.write(_header(num_images, PAGE - file.tell()))
+            stream.write(_header((num_images, side_px, side_px, 3), PAGE - file.tell()))
             for start in range(0, num_images, BLOCK):
-                stream.write(_block(pages[start : start + BLOCK], rng).data)
+                stream.write(_block(places[start : start + BLOCK], side_px, rng).data)
         with archive.open("y.npy", "w") as stream:
-            np.lib.format.write_array(stream, pages * CLASSES // PAGES)
+            np.lib.format.write_array(stream, places * CLASSES // PLACES)
     file.close()
 
 
-def _header(num_images: int, size: int) -> bytes:
+def _header(shape: tuple[int, ...], size: int) -> bytes:
     """An .npy header of exactly this size, so that the pixels begin at a page of the file."""
-    text = npy_header((num_images, SIDE_PX, SIDE_PX, 3), np.dtype(np.uint8))
+    text = npy_header(shape, np.dtype(np.uint8))
     inner = text[10:].rstrip().ljust(size - 11) + b"\n"
     return text[:8] + len(inner).to_bytes(2, "little") + inner
 
 
-def _block(pages: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    images = np.zeros((len(pages), PAGES, PAGE), np.uint8)
-    patterns = rng.integers(0, 256, (len(pages), 16, 1, 3), np.uint8)  # 16 colours from left
-    rows = np.repeat(patterns, SIDE_PX // 16, axis=2).reshape(len(pages), -1)
-    images[np.arange(len(pages)), pages] = np.tile(rows, PAGE // (SIDE_PX * 3) + 1)[:, :PAGE]
+def _block(places: NDArray[np.int64], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    stamp = side_px * side_px * 3 // PLACES
+    images = np.zeros((len(places), PLACES, stamp), np.uint8)
+    patterns = rng.integers(0, 256, (len(places), 16, 1, 3), np.uint8)  # 16 colours from left
+    lines = np.repeat(patterns, side_px // 16, axis=2).reshape(len(places), -1)
+    repeated = np.tile(lines, stamp // (side_px * 3) + 1)[:, :stamp]
+    images[np.arange(len(places)), places] = repeated
     return images
 
 
@@ -132,7 +135,7 @@ def train(data: Path, folder: Path, options: argparse.Namespace) -> None:
     """One short training in a process of its own; prints its lines with time and own memory."""
     command = [
         *(sys.executable, "-m", "scanwise", "train", str(data), "--model", options.model),
-        *("--epochs", "1", "--batch-size", "128", "--augment", options.augment),
+        *("--epochs", "1", "--batch-size", str(options.batch_size), "--augment", options.augment),
         *("--output", str(folder / "run"), "--force"),
     ]  # fmt: skip
     environment = os.environ | {"SCANWISE_CACHE": str(folder / "cache"), "SCANWISE_OFFLINE": "1"}
@@ -163,7 +166,9 @@ def train(data: Path, folder: Path, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=2_500)
+    parser.add_argument("--side", type=int, default=512, help="px, a multiple of 256")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--model", default="mlp:16")
     parser.add_argument("--augment", default="none")
     parser.add_argument("--limit-gb", type=float, default=3.0)
@@ -172,10 +177,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="scanwise-large-") as name:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        data = folder / f"large-{options.images}.npz"
+        data = folder / f"large-{options.images}-{options.side}.npz"
         if not data.exists():
             began = time.monotonic()
-            write_set(data, options.images)
+            write_set(data, options.images, options.side)
             print(f"{data} written in {time.monotonic() - began:.0f} s")
         train(data, folder, options)
 
