@@ -194,8 +194,8 @@ def test_one_difference_is_a_factor_and_the_gain_is_paired(disc_run, slower_run)
             for run in (disc_run, slower_run)
         )
         right = [(part.predicted == part.targets).mean() for part in (first, second)]
-        assert difference.gains[split].value == pytest.approx(right[1] - right[0])
-    assert difference.gains["test"].high < 0
+        assert difference.comparisons[split].difference.value == pytest.approx(right[1] - right[0])
+    assert difference.comparisons["test"].difference.high < 0
     assert "worse" in found.text()
     assert json.dumps(found.to_json(), allow_nan=False)
 
@@ -204,7 +204,7 @@ def test_several_differences_are_confounded(disc_run, runs):
     edit_config(runs / "b", lr=0.5, optimizer="sgd", output="elsewhere", threads=7, device="cpu")
     found = compare_runs([runs / "a", runs / "b"])
     assert found.differences[0].label == "confounded: differs in lr, optimizer"
-    assert found.differences[0].gains["test"].value == 0
+    assert found.differences[0].comparisons["test"].difference.value == 0
     assert "not distinguishable" in found.text()
 
 
@@ -221,7 +221,7 @@ def test_images_of_no_split_and_runs_without_pages_are_fine(runs):
     (runs / "b" / "report.json").unlink()
     found = compare_runs([runs / "a", runs / "b"])
     assert found.differences[0].label == "differs in split"
-    assert set(found.differences[0].gains) == {"val", "test"}
+    assert set(found.differences[0].comparisons) == {"val", "test"}
     assert {row.state for row in list_runs(runs).rows} == {"finished"}
 
 
@@ -229,13 +229,13 @@ def test_groups_are_resampled_whole(runs):
     """Twenty groups of four images that were right or wrong together: a wider interval."""
     for name in ("a", "b"):
         _regroup(runs / name, spoil=name == "b")
-    by_image = compare_runs([runs / "a", runs / "b"]).differences[0].gains["test"]
+    by_image = compare_runs([runs / "a", runs / "b"]).differences[0].comparisons["test"].difference
     for name in ("a", "b"):
         splits = runs / name / "splits.csv"
         lines = splits.read_text().splitlines()
         named = [f"{line}g{line.split(',')[0].split('#')[1].zfill(4)[:-1]}" for line in lines[1:]]
         splits.write_text("\n".join([lines[0], *named]) + "\n")
-    by_group = compare_runs([runs / "a", runs / "b"]).differences[0].gains["test"]
+    by_group = compare_runs([runs / "a", runs / "b"]).differences[0].comparisons["test"].difference
     assert by_group.value == by_image.value
     assert by_group.high - by_group.low > 1.3 * (by_image.high - by_image.low)
 
@@ -282,7 +282,7 @@ def test_a_run_that_did_not_open_test_is_compared_on_validation(runs):
     del metrics["splits"]["test"]
     edit_json(runs / "b" / "metrics.json", **metrics)
     found = compare_runs([runs / "a", runs / "b"])
-    assert set(found.differences[0].gains) == {"val"}
+    assert set(found.differences[0].comparisons) == {"val"}
     assert "not opened" in found.text()
 
 

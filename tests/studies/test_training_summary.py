@@ -135,6 +135,26 @@ def test_best_only_where_the_paired_interval_excludes_0(good: Path, tmp_path: Pa
     assert "(differs in model)" in findings(good, near)["Best"]
 
 
+def test_a_lead_over_one_of_many_is_corrected_for_all_of_them(good: Path, tmp_path: Path):
+    """24 images against 8 by the exact test, p=0.007: shown beside one method, not beside ten."""
+    errors = [*range(12), *range(100, 124)]  # `good` errs on the first 20
+    close = make_run(tmp_path / "close", TARGETS, with_errors(TARGETS, 4, errors), model="m0")
+    alone = make_summary(read_runs([good, close])).to_json()["comparisons"]
+    assert [(one["verdict"], one["num_comparisons"]) for one in alone] == [("better", 1)]
+    others = [
+        make_run(tmp_path / f"o{i}", TARGETS, with_errors(TARGETS, 4, errors), model=f"m{i}")
+        for i in range(1, 10)
+    ]
+    summary = make_summary(read_runs([good, close, *others]))
+    many = summary.to_json()["comparisons"]
+    assert len(many) == 10
+    for one in many:
+        assert one["p_value"] == alone[0]["p_value"] < 0.05
+        assert one["corrected_p"] == pytest.approx(10 * one["p_value"])
+        assert one["verdict"] == "not distinguishable"
+    assert "corrected for 10 comparisons" in summary.findings[0].text
+
+
 def test_seeds_of_one_method_are_one_method(good: Path, tmp_path: Path):
     second = make_run(
         tmp_path / "second", TARGETS, with_errors(TARGETS, 4, list(range(40))), seed=1

@@ -105,6 +105,17 @@ class Comparison:
             f"{self._p_words()}; {self.method}; about {self.scope})"
         )
 
+    def short(self) -> str:
+        """'+0.012 [-0.003, +0.027], p=0.120, not distinguishable', beside a name."""
+        if self.difference.value is None:
+            return f"{self.verdict} ({self.difference.reason})"
+        note = f"; {self.difference.reason}" if self.difference.reason else ""
+        if self.corrected_p is None:
+            return f"{self.difference.signed()}, not tested, {self.verdict}{note}"
+        of = "" if self.num_comparisons == 1 else f" (Holm, {self.num_comparisons} comparisons)"
+        p_value = p_words(self.corrected_p)
+        return f"{self.difference.signed()}, {p_value}{of}, {self.verdict}{note}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric,

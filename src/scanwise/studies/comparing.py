@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scanwise.core.types import Interval
+from scanwise.metrics.compare import Comparison, compare
 from scanwise.metrics.inputs import Floats
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
@@ -48,22 +49,24 @@ def mean_score(method: Method, metric: str) -> Interval:
     return percentile_interval(float(drawn[0]), drawn[1:], units=units, noun=noun)
 
 
-def paired_difference(first: Method, second: Method, metric: str) -> Interval:
-    """`second` minus `first` on the same test images, means over seeds; 95 % paired bootstrap.
+def compare_methods_by(metric: str, base: Method, variant: Method) -> Comparison:
+    """Is `variant` better than `base` on the same test images? See `metrics.compare.compare`.
 
-    The interval is over test images: seeds are taken as they are.
+    Seeds are paired by their number where both methods have them, else in order; a method with more
+    seeds than the other is judged by as many as the other has.
     """
-    if metric == "accuracy":
-        truth = first.runs[0].test_rows()
-        strata = np.zeros(len(truth), np.int64) if truth.targets.ndim == 2 else truth.targets
-        return paired_gain(_right(first), _right(second), strata, groups=truth.groups)
-    drawn = _drawn(second, metric) - _drawn(first, metric)
-    if np.isnan(drawn[0]):
-        return Interval(None, reason="not evaluable for some seed")
-    units, noun = _units(first)
-    return percentile_interval(
-        float(drawn[0]), drawn[1:], units=units, noun=noun, lowest=-np.inf, highest=np.inf
-    )
+    mine, theirs = _paired_seeds(base, variant)
+    return compare([run.test_rows() for run in mine], [run.test_rows() for run in theirs], metric)
+
+
+def _paired_seeds(first: Method, second: Method) -> tuple[list[RunEntry], list[RunEntry]]:
+    ours = {run.seed: run for run in first.runs}
+    others = {run.seed: run for run in second.runs}
+    shared = [seed for seed in ours if seed in others]
+    if shared:
+        return [ours[seed] for seed in shared], [others[seed] for seed in shared]
+    number = min(len(first.runs), len(second.runs))
+    return list(first.runs[:number]), list(second.runs[:number])
 
 
 def _right(method: Method) -> Floats:

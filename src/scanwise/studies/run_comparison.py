@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from scanwise.core.errors import DataError, RunError
 from scanwise.core.runtime import environment_changes
 from scanwise.core.types import SPLIT_NAMES, Interval, SplitName
 from scanwise.data.splits import UNUSED
-from scanwise.metrics.baselines import compare_words
-from scanwise.metrics.inputs import Floats
-from scanwise.metrics.paired import paired_gain
+from scanwise.metrics.compare import Comparison, compare, correct_family
 from scanwise.metrics.predictions import Predictions, read_predictions
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.summary import headlines
@@ -40,12 +38,13 @@ FIRST = 3  # images named in a message
 
 @dataclass(frozen=True)
 class Difference:
-    """A run beside the first one: what was set differently, and the paired gain in accuracy."""
+    """A run beside the first one: what was set differently, and whether it was more accurate."""
 
     run: str
     factors: tuple[str, ...]
     environment: tuple[str, ...]  # packages and machines that differ
-    gains: Mapping[str, Interval]  # of "val" and "test", where both runs answered the same images
+    # Accuracy on "val" and "test", where both runs answered the same images.
+    comparisons: Mapping[str, Comparison]
 
     @property
     def label(self) -> str:
@@ -89,8 +88,7 @@ class RunComparison:
                     "factors": list(difference.factors),
                     "environment": list(difference.environment),
                     "accuracy": {
-                        split: gain.to_json() | {"verdict": compare_words(gain)}
-                        for split, gain in difference.gains.items()
+                        split: found.to_json() for split, found in difference.comparisons.items()
                     },
                 }
                 for difference in self.differences
@@ -108,13 +106,9 @@ class RunComparison:
         lines.append(f"accuracy, paired difference to {self.names[0]} on the same images [95 %]")
         for difference in self.differences:
             lines.append(f"  {difference.run}: {difference.label}")
-            lines += [f"    {self._gain_text(name, difference)}" for name in COMPARED]
+            lines += [f"    {self._comparison_text(name, difference)}" for name in COMPARED]
             if difference.environment:
                 lines.append(f"    made with other versions: {'; '.join(difference.environment)}")
-        if len(self.differences) > 1:
-            lines.append(
-                f"{len(self.differences)} comparisons: their intervals are not widened for that."
-            )
         return "\n".join(lines)
 
     def _scores(self, split: str) -> list[str]:
@@ -131,13 +125,11 @@ class RunComparison:
             rows.append((f"  {words}", *cells))
         return [aligned(rows), ""]
 
-    def _gain_text(self, split: str, difference: Difference) -> str:
-        gain = difference.gains.get(split)
-        if gain is None:
+    def _comparison_text(self, split: str, difference: Difference) -> str:
+        found = difference.comparisons.get(split)
+        if found is None:
             return f"{split}: not measured (not the same images, or not opened in both)"
-        n = next(splits[split]["n"] for splits in self.metrics if split in splits)
-        note = f"; {gain.reason}" if gain.reason else ""
-        return f"{split} (n = {n:,}): {gain.signed()}, {compare_words(gain)}{note}"
+        return f"{split} (n = {found.n:,}): {found.short()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +165,7 @@ def compare_runs(paths: Sequence[Path]) -> RunComparison:
         settings=_settings(sides),
         metrics=tuple(side.metrics["splits"] for side in sides),
         looks=tuple(side.looks for side in sides),
-        differences=tuple(_difference(sides[0], other) for other in sides[1:]),
+        differences=_corrected([_difference(sides[0], other) for other in sides[1:]]),
     )
 
 
@@ -268,26 +260,28 @@ def _same_rows(
 
 
 def _difference(first: _Side, other: _Side) -> Difference:
-    gains: dict[str, Interval] = {}
+    comparisons: dict[str, Comparison] = {}
     for split in COMPARED:
         pair = _same_rows(first, other, split)
         if pair is not None:
-            gains[split] = _gain(*pair)
+            comparisons[split] = compare(pair[:1], pair[1:])
     factors = tuple(_factors(first, other))
     changes = environment_changes(first.env, other.env)
     versions = [words for words in changes if not words.startswith(("device ", "git commit "))]
-    return Difference(other.name, factors, tuple(versions), gains)
+    return Difference(other.name, factors, tuple(versions), comparisons)
 
 
-def _gain(first: Predictions, second: Predictions) -> Interval:
-    """Paired gain in accuracy (several labels: exact match), by groups where there are any."""
-    strata = np.zeros(len(first), np.int64) if first.targets.ndim == 2 else first.targets
-    return paired_gain(_right(first), _right(second), strata, groups=first.groups)
-
-
-def _right(part: Predictions) -> Floats:
-    same = (part.predicted == part.targets).reshape(len(part), -1)
-    return np.asarray(same.all(axis=1), np.float64)
+def _corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Each split's comparisons are one family: p is corrected for their number."""
+    found: list[dict[str, Comparison]] = [{} for _ in differences]
+    for split in COMPARED:
+        places = [i for i, one in enumerate(differences) if split in one.comparisons]
+        family = correct_family([differences[i].comparisons[split] for i in places])
+        for i, one in zip(places, family, strict=True):
+            found[i][split] = one
+    return tuple(
+        replace(one, comparisons=mine) for one, mine in zip(differences, found, strict=True)
+    )
 
 
 def _factors(first: _Side, other: _Side) -> list[str]:

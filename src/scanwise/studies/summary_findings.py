@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from scanwise.core.types import Interval
-from scanwise.metrics.baselines import compare_words
+from scanwise.metrics.compare import Comparison as Compared
+from scanwise.metrics.compare import correct_family, p_words
 from scanwise.metrics.seeds import seed_spread, spread_ratio
 from scanwise.report.verdict import trivial_value, trivial_words
 from scanwise.studies.comparing import (
+    compare_methods_by,
     leader_first,
     mean_score,
-    paired_difference,
     ranking_metric,
 )
 from scanwise.studies.run_set import (
@@ -52,26 +52,15 @@ class Comparison:
     data: str
     leader: Method
     other: Method
-    metric: str
-    n: int
-    gain: Interval  # leader minus other
+    found: Compared  # leader minus other
     differs: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """'better', 'worse' or 'not distinguishable'."""
-        return compare_words(self.gain)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "dataset": self.data,
             "first": [run.name for run in self.leader.runs],
             "second": [run.name for run in self.other.runs],
-            "metric": self.metric,
-            "split": "test",
-            "n": self.n,
-            "first_minus_second": self.gain.to_json(),
-            "first_is": self.words,
+            **self.found.to_json(),
             "differs_in": list(self.differs),
             "confounded": len(self.differs) > 1,
         }
@@ -84,21 +73,20 @@ def part_title(data: DataSet, part: TestSet) -> str:
 
 
 def compare_methods(data: DataSet, part: TestSet) -> tuple[Comparison, ...]:
-    """The leader of one set of test images beside every other method with skill, best first."""
+    """The leader of one set of test images beside every other method with skill, best first.
+
+    They are one family: each p is corrected for their number.
+    """
     ordered = leader_first(part.methods)
-    return tuple(_comparison(part_title(data, part), part, ordered[0], o) for o in ordered[1:])
-
-
-def _comparison(title: str, part: TestSet, leader: Method, other: Method) -> Comparison:
+    if not ordered:
+        return ()
+    leader, others = ordered[0], ordered[1:]
     metric = ranking_metric(leader)
-    return Comparison(
-        data=title,
-        leader=leader,
-        other=other,
-        metric=metric,
-        n=part.n,
-        gain=paired_difference(other, leader, metric),
-        differs=differing_settings(leader, other),
+    family = correct_family([compare_methods_by(metric, other, leader) for other in others])
+    title = part_title(data, part)
+    return tuple(
+        Comparison(title, leader, other, found, differing_settings(leader, other))
+        for other, found in zip(others, family, strict=True)
     )
 
 
@@ -139,9 +127,15 @@ def _best(title: str, part: TestSet, comparisons: Sequence[Comparison]) -> KeyFi
         return KeyFinding(heading, text, _sources([leader], metric))
     second = comparisons[0]
     beside = f"{second.other.title} {_mean_words(second.other, metric)}"
-    gap = f"{second.gain.signed()} on the same {part.n:,} test images, paired"
+    p_value = second.found.corrected_p
+    tested = "not tested" if p_value is None else p_words(p_value)
+    of = "" if len(comparisons) == 1 else f", corrected for {len(comparisons)} comparisons"
+    gap = (
+        f"{second.found.difference.signed()} on the same {part.n:,} test images, paired "
+        f"({tested}{of})"
+    )
     labels = confounding_words(second.differs)
-    if second.words == "better":
+    if second.found.verdict == "better":
         text = f"{leader.title} was better than the runner-up: {score}; {beside}; {gap} ({labels})."
     else:
         text = (

@@ -11,6 +11,7 @@ from typing import Any
 from scanwise import __version__
 from scanwise.core.types import SPLIT_NAMES
 from scanwise.data.medmnist_table import MEDMNIST
+from scanwise.metrics.compare import p_words
 from scanwise.pipeline.runs import SUMMARY_PAGE
 from scanwise.report.pages import NOT_A_DEVICE, code_text, count_text, markdown_text
 from scanwise.report.run_files import finding_of, worst_first
@@ -384,17 +385,18 @@ def _findings(summary: Summary) -> str:
         blocks.append(_comparison_table(summary.comparisons))
         blocks.append(
             "Which method leads was seen on these very test images, so its lead is a little too "
-            "large; choose a method on validation. Intervals of differences are over test images, "
-            "paired; seeds are taken as they are. Where several settings differ, no difference is "
-            "the effect of one of them."
+            "large; choose a method on validation. Differences are paired by image; with one seed "
+            "each they are about these trained models, with several about training again. The "
+            "verdict rests on p, corrected (Holm) for the comparisons on the same test images. "
+            "Where several settings differ, no difference is the effect of one of them."
         )
     return "\n\n".join(blocks)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     columns = (
-        "Test images", "Leader", "Other", "Measure", "Leader − other [95 %]", "Leader is",
-        "Settings",
+        "Test images", "Leader", "Other", "Measure", "Leader − other [95 %]", "p",
+        "Leader is", "Settings",
     )  # fmt: skip
     rows = [
         tuple(
@@ -403,15 +405,21 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
                 each.data,
                 each.leader.title,
                 each.other.title,
-                {"accuracy": "accuracy", "auroc_macro": "macro AUROC"}[each.metric],
-                each.gain.signed(),
-                each.words,
+                {"accuracy": "accuracy", "auroc_macro": "macro AUROC"}[each.found.metric],
+                each.found.difference.signed(),
+                _p_cell(each),
+                each.found.verdict,
                 confounding_words(each.differs),
             )
         )
         for each in comparisons
     ]
     return _table(columns, rows)
+
+
+def _p_cell(comparison: Comparison) -> str:
+    p_value = comparison.found.corrected_p
+    return "not tested" if p_value is None else p_words(p_value).removeprefix("p=")
 
 
 def _next_steps(summary: Summary) -> str:
