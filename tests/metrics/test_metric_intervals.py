@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special, stats
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
@@ -11,6 +12,7 @@ from scanwise.core.errors import DataError
 from scanwise.metrics import intervals
 from scanwise.metrics.intervals import (
     group_numbers,
+    logit_interval,
     percentile_interval,
     resample_weights,
     wilson_interval,
@@ -184,3 +186,53 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         assert interval.high is not None
         inside += interval.low <= truth <= interval.high
     assert 0.90 <= inside / 200 <= 0.99
+
+
+# --- the logit's t interval ---------------------------------------------------------------------
+
+
+def test_the_logit_interval_of_a_share_is_the_closed_form() -> None:
+    """Bootstrap SD of a share is sqrt(p q / n); on the logit's scale that is 1 / sqrt(n p q)."""
+    n, p = 400, 0.9
+    shares = np.random.default_rng(0).binomial(n, p, 200_000) / n
+    found = logit_interval(p, shares, units=n)
+    half = stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1)) / np.sqrt(n * p * (1 - p))
+    expected = special.expit(special.logit(p) + np.array([-half, half]))
+    np.testing.assert_allclose([found.low, found.high], expected, atol=2e-4)
+
+
+def test_the_logit_interval_is_lopsided_and_stays_in_its_range() -> None:
+    resamples = np.random.default_rng(0).normal(0.97, 0.02, 4000).clip(0, 1)
+    found = logit_interval(0.97, resamples, units=50)
+    assert 0 < found.low < 0.97 - 0.04 < 0.97 < found.high < 1
+    assert found.value - found.low > 2 * (found.high - found.value)
+
+
+def test_the_logit_interval_follows_its_range() -> None:
+    resamples = np.random.default_rng(0).normal(0.7, 0.05, 1000)
+    of_share = logit_interval(0.7, resamples, units=80)
+    of_kappa = logit_interval(0.4, 2 * resamples - 1, units=80, lowest=-1.0)
+    np.testing.assert_allclose(
+        [of_kappa.low, of_kappa.high], [2 * of_share.low - 1, 2 * of_share.high - 1]
+    )
+
+
+def test_few_degrees_of_freedom_widen_the_logit_interval() -> None:
+    resamples = np.random.default_rng(0).normal(0.7, 0.05, 1000)
+    wide = logit_interval(0.7, resamples, units=80, freedom=4)
+    narrow = logit_interval(0.7, resamples, units=80)
+    ratio = (special.logit(wide.high) - special.logit(0.7)) / (
+        special.logit(narrow.high) - special.logit(0.7)
+    )
+    expected = stats.t.ppf(0.975, 4) * np.sqrt(5 / 4)
+    expected /= stats.t.ppf(0.975, 79) * np.sqrt(80 / 79)
+    assert ratio == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_at_an_end_the_logit_interval_is_the_opened_one(value: float) -> None:
+    resamples = np.full(500, value)
+    assert logit_interval(value, resamples, units=40) == percentile_interval(
+        value, resamples, units=40
+    )
+    assert logit_interval(0.5, np.full(9, np.nan), units=40).low is None

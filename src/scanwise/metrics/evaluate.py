@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from scanwise.core.errors import DataError
 from scanwise.core.types import Interval, Task, finite_or_none
 from scanwise.metrics.calibration import NUM_BINS, Calibration, describe_temperature
+from scanwise.metrics.differences import satterthwaite
 from scanwise.metrics.inputs import Floats, Ints, check_inputs
 from scanwise.metrics.intervals import (
     MIN_UNITS,
     NUM_RESAMPLES,
     group_numbers,
+    logit_interval,
     never_seen,
     percentile_interval,
     wilson_interval,
@@ -83,8 +85,9 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """Judge the predictions of one split.
 
-    Accuracy and the rates of each class get Wilson intervals; all else gets bootstrap percentiles
-    (stratified by class; multi-label: plain). With groups everything is bootstrapped by group.
+    Accuracy and the rates of each class get Wilson intervals; all else that has two ends a t
+    interval of its logit whose spread is the bootstrap's (stratified by class; multi-label: plain);
+    loss and calibration error bootstrap percentiles. With groups all is bootstrapped by group.
 
     Args:
         probabilities: float (n, k); each row sums to 1, multi-label each in [0, 1].
@@ -150,7 +153,7 @@ def evaluate_split(
             "seed": seed,
             "unit": "image" if numbers is None else "group",
             "stratified": numbers is None and task != "multilabel",
-            "interval": "percentile",
+            "interval": "logit",
         },
     }
 
@@ -261,12 +264,20 @@ class _Judged:
 
     def edge_doubt(self) -> float:
         """What a perfect average over classes leaves open: the mean of what each class does."""
-        classes = [
-            never_seen(self.units(_of_class(self.scored, self.scored.targets, i)))
+        return float(np.mean([never_seen(units) for units in self.class_units()]))
+
+    def freedom(self) -> float:
+        """Degrees of freedom of an average over classes, whose variances are about 1 / units."""
+        units = self.class_units()
+        return satterthwaite([1 / m for m in units], [max(1, m - 1) for m in units])
+
+    def class_units(self) -> list[int]:
+        """Independent units of each class that there is."""
+        return [
+            self.units(_of_class(self.scored, self.scored.targets, i))
             for i in range(self.scored.k)
             if self.support[i]
         ]
-        return float(np.mean(classes))
 
 
 def _overall_names(task: Task) -> tuple[str, ...]:
@@ -287,15 +298,22 @@ def _headline(judged: _Judged, name: str) -> Interval:
         if scored.task == "multilabel":
             right = right.all(axis=1)
         return wilson_interval(int(right.sum()), len(right))
-    return percentile_interval(
+    resamples, highest = judged.resamples[name], _highest(name, scored)
+    units = judged.units(np.ones(len(scored.targets), dtype=bool))
+    if name == "ece" or math.isinf(highest):
+        return percentile_interval(
+            value, resamples, units=units, noun=judged.noun, highest=highest, recentre=name == "ece"
+        )
+    of_classes = name in _CLASS_AVERAGES
+    return logit_interval(
         value,
-        judged.resamples[name],
-        units=judged.units(np.ones(len(scored.targets), dtype=bool)),
+        resamples,
+        units=units,
         noun=judged.noun,
         lowest=_LOWEST.get(name, 0.0),
-        highest=_highest(name, scored),
-        recentre=name == "ece",
-        edge_doubt=judged.edge_doubt() if name in _CLASS_AVERAGES else None,
+        highest=highest,
+        freedom=judged.freedom() if of_classes else None,
+        edge_doubt=judged.edge_doubt() if of_classes else None,
     )
 
 
@@ -356,7 +374,7 @@ def _class_interval(judged: _Judged, index: int, name: str) -> Interval:
         units = judged.units(truth)
     else:
         units = min(judged.units(truth), judged.units(~truth))
-    return percentile_interval(value, judged.resamples[name][index], units=units, noun=judged.noun)
+    return logit_interval(value, judged.resamples[name][index], units=units, noun=judged.noun)
 
 
 def _of_class(scored: Scored, indices: Ints, index: int) -> NDArray[np.bool_]:

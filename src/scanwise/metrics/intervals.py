@@ -1,5 +1,7 @@
 """95 % intervals: Wilson for proportions, a vectorised bootstrap for everything else.
 
+How often they hold the truth is simulated by benchmarks/coverage.py (docs/intervals.md).
+
 Images of one class are resampled among themselves (stratified), so each resample has the class
 counts of the split; multi-label images are resampled as they are. Where images come in groups
 (patients, slides) whole groups are drawn, since images of one patient are not independent; a class
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import expit, logit, ndtri, stdtrit
 
 from scanwise.core.errors import DataError
 from scanwise.core.types import Interval
@@ -163,3 +165,53 @@ def percentile_interval(
         low, high = (low, high + doubt) if value == lowest else (low - doubt, high)
     low, high = min(max(low, lowest), value), max(min(high, highest), value)
     return Interval(value, low, high, caution(units, noun))
+
+
+def logit_interval(
+    value: float,
+    resamples: Floats,
+    *,
+    units: int,
+    noun: str = "n",
+    lowest: float = 0.0,
+    highest: float = 1.0,
+    freedom: float | None = None,
+    edge_doubt: float | None = None,
+) -> Interval:
+    """An estimate in a bounded range with a t interval of its logit, spread by the bootstrap.
+
+    Near the end of its range a score's errors are lopsided; on the scale of the logit they are
+    not. Percentiles of the resamples cover less than they promise there, and with few images.
+
+    Args:
+        value: The estimate; NaN is not allowed.
+        resamples: The same quantity in each resample, (r,); NaN where it can't be evaluated.
+        units: Images (groups, where those are drawn) behind the estimate, for the caution.
+        noun: What the units are, for the caution.
+        lowest, highest: Ends of the range, both finite.
+        freedom: Degrees of freedom of the variance; by default units - 1. The bootstrap's variance
+            lacks a factor (freedom + 1) / freedom, which is put in.
+        edge_doubt: As in `percentile_interval`, which judges what stands at an end of the range,
+            where a logit is infinite, and what can't be judged at all.
+
+    Returns:
+        An interval that contains `value`.
+
+    Source:
+        Pepe, The Statistical Evaluation of Medical Tests, 2003, section 5.2 (logit of the AUROC);
+        t and the factor as in Hesterberg, Am. Stat. 69, 2015, section 4.1.
+    """
+    plain = percentile_interval(
+        value, resamples, units=units, noun=noun, lowest=lowest, highest=highest,
+        edge_doubt=edge_doubt,
+    )  # fmt: skip
+    if plain.low is None or value in (lowest, highest):
+        return plain
+    reach = highest - lowest
+    share = (value - lowest) / reach
+    degrees = units - 1.0 if freedom is None else freedom
+    spread = float(np.nanstd(resamples, ddof=1)) / reach * np.sqrt((degrees + 1) / degrees)
+    half = -float(stdtrit(degrees, (1 - LEVEL) / 2)) * spread / (share * (1 - share))
+    low, high = (float(expit(logit(share) + side)) for side in (-half, half))
+    low, high = min(lowest + reach * low, value), max(lowest + reach * high, value)
+    return Interval(value, low, high, plain.reason)

@@ -13,7 +13,7 @@ from scanwise.metrics.inputs import Floats
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
     group_numbers,
-    percentile_interval,
+    logit_interval,
 )
 from scanwise.metrics.paired import paired_gain
 from scanwise.metrics.predictions import Predictions
@@ -46,7 +46,7 @@ def mean_score(method: Method, metric: str) -> Interval:
     if np.isnan(drawn[0]):
         return Interval(None, reason="not evaluable for some seed")
     units, noun = _units(method)
-    return percentile_interval(float(drawn[0]), drawn[1:], units=units, noun=noun)
+    return logit_interval(float(drawn[0]), drawn[1:], units=units, noun=noun)
 
 
 def compare_methods_by(metric: str, base: Method, variant: Method) -> Comparison:
