@@ -272,7 +272,19 @@ def _training_json(k: int) -> dict[str, Any]:
         "precision": "32",
         "class_weights": [round(0.5 + 0.7 * i, 2) for i in range(k)],
         "augmentation": "gentle: mirror, rotation ±5°, zoom ±5 %, contrast ±5 %",
-        "preprocessing": {"size_px": [28, 28], "intensity": "uint8 / 255", "contrast": "none"},
+        "preprocessing": {
+            "size_px": [28, 28],
+            "fit": "stretch",
+            "channels": 3,
+            "source_channels": 3,
+            "dtype": "uint8",
+            "intensity": {"kind": "none"},
+            "contrast": {"kind": "none"},
+            "mean": [0.5] * 3,
+            "std": [0.2] * 3,
+            "num_images": 1200,
+            "notes": [],
+        },
         "notes": [],
     }
 

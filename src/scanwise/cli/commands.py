@@ -241,13 +241,24 @@ def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    paper: Annotated[
+        Path | None,
+        typer.Option(help="Folder for drafts of CLAIM and TRIPOD+AI, filled from the run."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace drafts that are there.")] = False,
+) -> None:
     """Write report.html, report.md and report.json anew from the run's files."""
     from scanwise.pipeline.runs import Run
     from scanwise.report.build import build_report
+    from scanwise.report.drafts import write_drafts
 
-    files = build_report(Run.open(run).path)
-    typer.echo(str(files.html))
+    opened = Run.open(run).path
+    if paper is not None:
+        typer.echo("\n".join(str(file) for file in write_drafts(opened, paper, force=force)))
+        return
+    typer.echo(str(build_report(opened).html))
 
 
 @app.command(name="verify-report")

@@ -223,17 +223,20 @@ def _write_gallery(
 
 
 def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str:
-    """MODEL_CARD.md: what the model is, what was measured, what it is not for."""
+    """MODEL_CARD.md: what the model is, what it is for and not for, and what was measured."""
     config = bundle.config
     lines = [
         f"# {config.architecture} on {dataset.name}",
         "",
         "**Research software, not a medical device. Not for clinical use.**",
         "",
+        "## Model",
+        "",
         f"- Task: {config.task}; classes: {', '.join(config.class_names)}",
         f"- Trained on: {config.trained_on} ({metrics['dataset']['n']:,} images in all splits)",
         f"- Input: {bundle.input_text()}",
         f"- Split: {metrics['split_sha256'] or 'not saved'}",
+        f"- Made by scanwise {config.scanwise_version}",
     ]
     if config.synthetic:
         lines.append("- The images are synthetic; nothing here says anything about real ones.")
@@ -241,14 +244,38 @@ def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str
         lines.append(f"- Licence of the data: {dataset.provenance.licence}")
     if metrics.get("leaky"):
         lines.append("- The splits share images (leaky): the scores are too good.")
+    return "\n".join([*lines, "", *USE, "## What was measured", "", *_measured(metrics)]) + "\n"
+
+
+USE = (
+    "## Intended use",
+    "",
+    "- For research and teaching: to classify images like those it was trained on, and to be "
+    "compared with other models.",
+    "- Not for diagnosis, treatment or any decision about a person. That needs a study on the "
+    "population and devices of its use, and the approval of the authorities there.",
+    "- Not for images of another kind: it answers these too, and wrongly.",
+    "- To be said by its author: population, devices and readers behind the data; known gaps.",
+    "",
+)
+
+
+def _measured(metrics: dict[str, Any]) -> list[str]:
+    """The headline scores of each split with their intervals, and each class's sensitivity."""
     if not metrics["splits"]:
-        return "\n".join([*lines, "", "Not measured: no image is left to score it on."]) + "\n"
-    lines += ["", "| split | n | accuracy [95 %] | balanced accuracy [95 %] | AUROC [95 %] |"]
+        return ["Not measured: no image is left to score it on."]
+    lines = ["| split | n | accuracy [95 %] | balanced accuracy [95 %] | AUROC [95 %] |"]
     lines.append("|---|---|---|---|---|")
     for name, part in metrics["splits"].items():
         cells = [_cell(part[key]) for key in ("accuracy", "balanced_accuracy", "auroc_macro")]
         lines.append(f"| {name} | {part['n']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    name = "test" if "test" in metrics["splits"] else "val"
+    lines += ["", f"| class ({name}) | n | sensitivity [95 %] | specificity [95 %] |"]
+    lines.append("|---|---|---|---|")
+    for entry in metrics["splits"][name]["per_class"]:
+        cells = [_cell(entry[key]) for key in ("sensitivity", "specificity")]
+        lines.append(f"| {entry['name']} | {entry['n']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _cell(entry: dict[str, Any]) -> str:
