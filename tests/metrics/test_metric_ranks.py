@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from scanwise.core.errors import DataError
 from scanwise.metrics.ranks import auroc, average_precision, make_ranking, rank_areas
+from scanwise.metrics.resampled import one_value, prepare, values
 
 _scored = st.lists(
     st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=2, max_size=60
@@ -67,3 +68,19 @@ def test_bad_scores_are_refused() -> None:
         auroc([0.1, np.nan], [0, 1])
     with pytest.raises(DataError, match="must both be"):
         auroc([0.1, 0.2], [0, 1, 1])
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_one_value_is_that_of_all_values(task: str) -> None:
+    """Also where a resample lacks a class, and with ties."""
+    rng = np.random.default_rng(0)
+    raw = rng.random((40, 3)).round(1) + 0.05
+    probabilities = raw / raw.sum(axis=1, keepdims=True) if task == "multiclass" else raw.clip(0, 1)
+    targets = rng.integers(0, 3, 40) if task == "multiclass" else rng.integers(0, 2, (40, 3))
+    weights = rng.integers(0, 3, (40, 20)).astype(float)
+    if task == "multiclass":
+        weights[targets == 0, 0] = 0
+    scored = prepare(probabilities, targets, task)
+    everything = values(scored, weights)
+    for name in ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "auprc_macro"):
+        np.testing.assert_array_equal(one_value(scored, weights, name), everything[name])

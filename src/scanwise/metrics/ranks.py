@@ -66,21 +66,34 @@ def rank_areas(ranking: Ranking, weights: Floats) -> tuple[Floats, Floats]:
 
     NaN where a weighting has no positives (AUROC: or no negatives).
     """
-    hits = np.asarray(ranking.positives @ weights)  # (g, r)
-    misses = np.asarray(ranking.negatives @ weights)  # (2g + 1, r)
-    tied = misses[1::2].copy()
-    np.cumsum(misses, axis=0, out=misses)
-    false = misses[1::2]  # negatives at or above each score
-    all_negatives, all_positives = misses[-1], hits.sum(axis=0)
-    # Mann-Whitney: pairs in the right order, and half of the tied ones.
-    ordered = (hits * (all_negatives - false + 0.5 * tied)).sum(axis=0)
+    hits, false, tied, negatives = _counted(ranking, weights)
     true = np.cumsum(hits, axis=0)
     flagged = true + false
     precision = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
     return (
-        ratio(ordered, all_positives * all_negatives),
-        ratio((hits * precision).sum(axis=0), all_positives),
+        _roc(hits, false, tied, negatives),
+        ratio((hits * precision).sum(axis=0), hits.sum(axis=0)),
     )
+
+
+def roc_areas(ranking: Ranking, weights: Floats) -> Floats:
+    """The AUROC of `rank_areas` without the other area, (r,)."""
+    return _roc(*_counted(ranking, weights))
+
+
+def _counted(ranking: Ranking, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """At each of g scores positives, negatives at or above it, negatives tied; all negatives."""
+    hits = np.asarray(ranking.positives @ weights)  # (g, r)
+    misses = np.asarray(ranking.negatives @ weights)  # (2g + 1, r)
+    tied = misses[1::2].copy()
+    np.cumsum(misses, axis=0, out=misses)
+    return hits, misses[1::2], tied, misses[-1]
+
+
+def _roc(hits: Floats, false: Floats, tied: Floats, negatives: Floats) -> Floats:
+    """Mann-Whitney: pairs in the right order, and half of the tied ones."""
+    ordered = (hits * (negatives - false + 0.5 * tied)).sum(axis=0)
+    return ratio(ordered, hits.sum(axis=0) * negatives)
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float:

@@ -24,7 +24,7 @@ from scanwise.metrics.calibration import (
 from scanwise.metrics.counts import Counts
 from scanwise.metrics.inputs import Floats, Ints, one_hot, predict_classes
 from scanwise.metrics.intervals import resample_weights
-from scanwise.metrics.ranks import Ranking, make_ranking, rank_areas
+from scanwise.metrics.ranks import Ranking, make_ranking, rank_areas, roc_areas
 
 Values = dict[str, Floats]  # name -> (r,), per-class names -> (k, r)
 
@@ -112,7 +112,10 @@ def values(scored: Scored, weights: Floats) -> Values:
 
 def one_value(scored: Scored, weights: Floats, name: str) -> Floats:
     """One overall number of decisions or of ranks, as `values` has it, without the others: (r,)."""
-    if name in ("auroc_macro", "auprc_macro"):
+    if name == "auroc_macro":
+        areas = np.stack([roc_areas(ranking, weights) for ranking in scored.rankings])
+        return rates.macro(areas, ~np.isnan(areas))
+    if name == "auprc_macro":
         return _class_areas(scored, weights)[name]
     if scored.task == "multilabel":
         return _label_values(scored, weights, weights.sum(axis=0))[name]
