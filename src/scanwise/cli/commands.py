@@ -19,7 +19,9 @@ from scanwise.cli.compare import (
     train_repeatedly,
     whole_number,
 )
+from scanwise.cli.conformal import conformal
 from scanwise.cli.ensemble import ensemble
+from scanwise.cli.evaluate import evaluate
 from scanwise.cli.launch import start_processes
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
@@ -33,6 +35,7 @@ from scanwise.cli.shared import (
     start,
 )
 from scanwise.cli.summary import summary
+from scanwise.cli.thresholds import thresholds
 from scanwise.cli.tune import tune
 from scanwise.cli.weights import weights_app
 from scanwise.core.commands import CHECK_SETTINGS, command_line
@@ -230,17 +233,6 @@ def init(
 
 
 @app.command()
-def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Score a run's validation and test splits (again); the look at test goes into the ledger."""
-    start(None)
-    from scanwise.pipeline.summary import run_summary, run_summary_json
-    from scanwise.pipeline.train import reevaluate
-
-    done = reevaluate(run)
-    show(run_summary_json(done) if as_json else run_summary(done), as_json)
-
-
-@app.command()
 def report(
     run: RunArgument,
     paper: Annotated[
@@ -278,7 +270,9 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-for verb in (compare, tune, ensemble, summary, benchmark, reproduce):
+for verb in (
+    compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
+):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")

@@ -2,7 +2,7 @@
 
 bundle/
   model.safetensors   weights and buffers
-  config.json         architecture, task, id2label, temperature, thresholds
+  config.json         architecture, task, id2label, temperature, thresholds, prediction sets
   preprocess.json     the fitted preprocessing
   metrics.json        what was measured
   MODEL_CARD.md       what it is for, and what it is not
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ from scanwise.core.files import sha256_file
 from scanwise.core.types import Dataset, Task
 from scanwise.data.images import read_image
 from scanwise.metrics.calibration import apply_temperature
+from scanwise.metrics.conformal import in_sets
+from scanwise.metrics.inputs import THRESHOLD
 from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
 from scanwise.models.build import build_model
 from scanwise.prepare.batches import evaluation_batch
@@ -66,6 +68,7 @@ class BundleConfig:
     page: int | None = None  # of multi-page TIFFs
     project: Literal["max"] | None = None
     backbone: dict[str, Any] | None = None  # of a pretrained network: BackboneSpec in JSON
+    conformal: dict[str, Any] | None = None  # bars of prediction sets (metrics.conformal)
 
     def to_json(self) -> dict[str, Any]:
         names = list(self.class_names)
@@ -89,6 +92,7 @@ class BundleConfig:
             "page": self.page,
             "project": self.project,
             "backbone": self.backbone,
+            "conformal": self.conformal,
         }
 
     @classmethod
@@ -118,6 +122,7 @@ class BundleConfig:
             page=value["page"],
             project=value["project"],
             backbone=value.get("backbone"),
+            conformal=value.get("conformal"),
         )
 
 
@@ -126,7 +131,9 @@ class BundlePredictions:
     """Answers for n images, in input order.
 
     `probabilities` is float64 (n, k); rows of images that could not be read are NaN, their
-    `predicted` is "" and `reasons` says why.
+    `predicted` is "" and `reasons` says why. `predicted` is the most probable class (of several
+    labels those above 0.5, joined by "|"), whatever thresholds and sets there are: it is what
+    predictions.csv and metrics.json judge.
     """
 
     samples: tuple[str, ...]
@@ -134,6 +141,13 @@ class BundlePredictions:
     predicted: tuple[str, ...]
     class_names: tuple[str, ...]
     reasons: tuple[str, ...]
+    # Classes with a stored threshold whose probability reaches it, of each image; none may.
+    # None where no threshold is stored (`scanwise thresholds` stores one).
+    above_threshold: tuple[tuple[str, ...], ...] | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # that were applied
+    # Prediction set of each image; an empty one means that no class is likely enough.
+    # None where no sets were calibrated.
+    sets: tuple[tuple[str, ...], ...] | None = None
 
 
 class Bundle:
@@ -174,11 +188,7 @@ class Bundle:
             folder = Path(name) / "bundle"
             folder.mkdir()
             self._write_files(folder)
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            sums = "".join(
-                f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files
-            )
-            (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+            _write_sums(folder)
             if target.exists():
                 shutil.rmtree(target)
             folder.rename(target)
@@ -262,9 +272,36 @@ class Bundle:
         probabilities = np.full((len(samples), len(self.class_names)), np.nan)
         if len(rows):
             probabilities[rows] = self.probabilities_of(pixels, device=device)
-        predicted = tuple(self._label(row) for row in probabilities)
+        return self._answers(samples, probabilities, tuple(reasons))
+
+    def _answers(
+        self,
+        samples: tuple[str, ...],
+        probabilities: NDArray[np.float64],
+        reasons: tuple[str, ...],
+    ) -> BundlePredictions:
+        """All that follows from probabilities (n, k); rows of NaN get empty answers."""
+        thresholds, conformal = self.config.thresholds, self.config.conformal
+        # NaN reaches no bar, and 2 is reached by no probability.
+        bars = [thresholds.get(name, 2.0) for name in self.class_names]
         return BundlePredictions(
-            samples, probabilities, predicted, self.class_names, tuple(reasons)
+            samples,
+            probabilities,
+            tuple(self._label(row) for row in probabilities),
+            self.class_names,
+            reasons,
+            above_threshold=self._names(probabilities >= bars) if thresholds else None,
+            thresholds=dict(thresholds),
+            sets=self._names(in_sets(probabilities, conformal["min_probability"], self.class_names))
+            if conformal
+            else None,
+        )
+
+    def _names(self, chosen: NDArray[np.bool_]) -> tuple[tuple[str, ...], ...]:
+        """Names of the classes chosen in each row (n, k)."""
+        return tuple(
+            tuple(name for name, yes in zip(self.class_names, row, strict=True) if yes)
+            for row in chosen.tolist()
         )
 
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
@@ -314,7 +351,7 @@ class Bundle:
             chosen = (
                 name
                 for name, value in zip(self.class_names, probabilities, strict=True)
-                if value > self.config.thresholds.get(name, 0.5)
+                if value > THRESHOLD
             )
             return "|".join(chosen)
         return self.class_names[int(probabilities.argmax())]
@@ -405,6 +442,52 @@ def check_sums(folder: Path) -> None:
                 f"{folder / name} is not the file that was saved (its SHA-256 differs); "
                 "copy the bundle again."
             )
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """config.json of a bundle, after checking every file's hash.
+
+    Raises:
+        RunError: If there is no bundle.
+        IntegrityError: If a file is missing or changed.
+    """
+    folder = find_bundle(Path(directory))
+    check_sums(folder)
+    return _read_json(folder / "config.json")
+
+
+def update_config(directory: str | Path, changes: Mapping[str, Any]) -> None:
+    """Change entries of a bundle's config.json and its SHA256SUMS; weights are not loaded.
+
+    The changed bundle is written beside the old one and takes its place when it is whole.
+
+    Raises:
+        RunError: If there is no bundle.
+        IntegrityError: If a file is missing or changed.
+    """
+    config = read_config(directory)
+    target = find_bundle(Path(directory))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as name:
+        folder, old = Path(name) / "bundle", Path(name) / "old"
+        shutil.copytree(target, folder)
+        write_bundle_json(folder / "config.json", config | dict(changes))
+        (folder / "SHA256SUMS").unlink()
+        _write_sums(folder)
+        target.rename(old)
+        try:
+            folder.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+
+
+def _write_sums(folder: Path) -> None:
+    """SHA256SUMS of all files in a folder that has none yet."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = "".join(
+        f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files
+    )
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def write_bundle_json(path: Path, value: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ class EnsembleBundle(Bundle):
             output_activation="auto",
             temperature=1.0,  # the members are calibrated, their mean is not calibrated again
             thresholds={},
+            conformal=None,
             scanwise_version=__version__,
             backbone=None,
         )
@@ -126,10 +127,7 @@ class EnsembleBundle(Bundle):
         probabilities = self._mean([answer.probabilities for answer in answers])
         told = zip(*(answer.reasons for answer in answers), strict=True)
         reasons = tuple(next(filter(None, each), "") for each in told)
-        predicted = tuple(self._label(row) for row in probabilities)
-        return BundlePredictions(
-            answers[0].samples, probabilities, predicted, self.class_names, reasons
-        )
+        return self._answers(answers[0].samples, probabilities, reasons)
 
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Not of an ensemble: the mean of probabilities has no logits.

@@ -26,6 +26,7 @@ from scanwise.pipeline.baselines import (
     read_baselines,
     write_baselines,
 )
+from scanwise.pipeline.decisions import decide
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run, command_line
 from scanwise.report.gallery import write_gallery
@@ -67,6 +68,7 @@ def evaluate_run(
     )
     metrics |= members_document(run, predictions)
     _write_medmnist_files(run, dataset, split, predictions, names)
+    decide(run, predictions, metrics, bundle)
     _save(run, dataset, bundle, metrics)
     if config.report:
         _write_gallery(run, dataset, split, predictions, names)
