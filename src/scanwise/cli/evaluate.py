@@ -24,7 +24,7 @@ def evaluate(
     class_name: ClassOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a run's validation and test splits (again); the look at test goes into the ledger."""
+    """Score a run's splits (again), a look at test in the ledger; --prevalence opens nothing."""
     if prevalence is None and class_name is not None:
         raise ConfigError("--class goes with --prevalence, such as --prevalence 0.02.")
     start(None)

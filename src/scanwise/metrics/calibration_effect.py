@@ -44,8 +44,7 @@ def calibration_effect(
     raw = raw_probabilities(predictions.probabilities, temperature, predictions.task)
     sides = {"before": raw, "after": predictions.probabilities}
     scored = {
-        side: prepare(given, predictions.targets, predictions.task)
-        for side, given in sides.items()
+        side: prepare(given, predictions.targets, predictions.task) for side, given in sides.items()
     }
     found: dict[str, Any] = {
         "n": len(predictions),

@@ -101,9 +101,7 @@ def bundle_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     sets = document["sets"]
     keys = ("method", "alpha", "class_conditional", "fitted_on", "n", "min_probability")
     return {
-        "thresholds": {
-            name: entry["threshold"] for name, entry in document["thresholds"].items()
-        },
+        "thresholds": {name: entry["threshold"] for name, entry in document["thresholds"].items()},
         "conformal": {key: sets[key] for key in keys} if sets["fitted"] else None,
     }
 
@@ -126,7 +124,7 @@ def class_index(class_names: tuple[str, ...], name: str | None, task: str) -> in
 
 def _parts(predictions: Predictions, metrics: Mapping[str, Any]) -> dict[str, Predictions]:
     """Validation and test as they are there, and test without its leaked samples."""
-    parts = {
+    parts: dict[str, Predictions] = {
         name: predictions.of_split(name) for name in ("val", "test") if name in predictions.split
     }
     clean = (metrics.get("clean_splits") or {}).get("test") or {}

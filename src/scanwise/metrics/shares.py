@@ -64,9 +64,7 @@ def mean_interval(
     )[0]
     units = len(values) if groups is None else len(np.unique(groups))
     noun = "n" if groups is None else "groups"
-    return percentile_interval(
-        float(values.mean()), draws, units=units, noun=noun, highest=highest
-    )
+    return percentile_interval(float(values.mean()), draws, units=units, noun=noun, highest=highest)
 
 
 def ratio_resamples(

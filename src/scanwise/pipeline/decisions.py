@@ -101,9 +101,7 @@ def judge_at_prevalence(path: Path, name: str | None, prevalence: float) -> dict
     return entry
 
 
-def decide(
-    run: Run, predictions: Predictions, metrics: Mapping[str, Any], bundle: Bundle
-) -> None:
+def decide(run: Run, predictions: Predictions, metrics: Mapping[str, Any], bundle: Bundle) -> None:
     """At the end of an evaluation: what was asked before (else the default sets), decided anew.
 
     Writes decisions.json and changes the config of `bundle`, which the caller saves.

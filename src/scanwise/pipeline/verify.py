@@ -11,6 +11,7 @@ from scanwise.core.files import sha256_file
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.verify import TOLERANCE, Mismatch, differences, verify_metrics
 from scanwise.pipeline.baselines import read_baselines
+from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run
@@ -49,7 +50,9 @@ class Verification:
 
 
 def verify_run(path: Path) -> Verification:
-    """Recompute metrics.json from predictions.csv and splits.csv; compare report.json with it.
+    """Recompute metrics.json and decisions.json from predictions.csv and splits.csv.
+
+    Then compare report.json with them.
 
     Raises:
         RunError: If the run was never evaluated, or a file of it can't be read.
@@ -84,7 +87,8 @@ def verify_run(path: Path) -> Verification:
     found += [bad for bad in differing if bad.where not in known]
     if not found:  # else the words of the report differ too, and that is no news
         found += _edited_words(run, report)
-    return Verification(run.path, tuple(found), _count_numbers(metrics))
+    decided = run.read_json(DECISIONS, "") if (run.path / DECISIONS).is_file() else {}
+    return Verification(run.path, tuple(found), _count_numbers(metrics) + _count_numbers(decided))
 
 
 def _edited_words(run: Run, report: dict[str, Any]) -> list[Mismatch]:

@@ -131,6 +131,7 @@ def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
         "verdict": judged.verdict.to_json(),
         "training": dict(run.training) or None,
         "metrics": dict(run.metrics) or None,
+        "decisions": dict(run.decisions) or None,
         "findings": [finding.to_json() for finding in findings],
         "recommendations": [step.to_json() for step in judged.recommendations],
         "options": [option.to_json() for option in judged.options],

@@ -29,6 +29,7 @@ from scanwise.report.blocks import (
     without_nothing,
 )
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
+from scanwise.report.decision_blocks import decision_blocks
 from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.ensemble import ensemble_blocks
 from scanwise.report.history import History
@@ -414,6 +415,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     )
     blocks.append(per_class_table(run, split, run.splits[split]))
     blocks.append(Paragraph(calibration_text(run, split)))
+    blocks += decision_blocks(run, judged.pictures.get("decision_curve"))
     return without_nothing(blocks)
 
 

@@ -20,6 +20,7 @@ from scanwise.metrics.calibration import (
 from scanwise.metrics.predictions import Predictions
 from scanwise.report.advice import per_class_entries
 from scanwise.report.blocks import Picture
+from scanwise.report.decision_blocks import draw_decision_curve
 from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.plots import (
     MAX_CLASSES,
@@ -75,6 +76,7 @@ def draw_figures(run: RunFiles, diagnoses: Sequence[Diagnosis]) -> dict[str, Pic
             _per_class(run, result, split),
             *_curves(run, rows, result, split),
             _reliability(run, rows, split),
+            _decision_curve(run),
         ]
     return {picture.name: picture for picture in drawn if picture is not None}
 
@@ -252,6 +254,11 @@ def _reliability(run: RunFiles, rows: Predictions, split: str) -> Picture | None
         + f"{change} (15 bins)."
     )
     return _save(run, "reliability", figure, alt, caption)
+
+
+def _decision_curve(run: RunFiles) -> Picture | None:
+    drawn = draw_decision_curve(run)
+    return None if drawn is None else _save(run, "decision_curve", *drawn)
 
 
 def _bins(rows: Predictions, probabilities: NDArray[np.float64]) -> ReliabilityBins:
