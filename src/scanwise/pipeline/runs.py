@@ -31,8 +31,8 @@ CONTENTS = (
     "config.yaml", "plan.yaml", "env.json", "log.txt", "dataset.json", "splits.csv", "history.csv",
     "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
     "decisions.json", "test_ledger.csv", "reproduction.json", "report.html", "report.md",
-    "report.json", "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist", "ensemble.yaml", "answers",
-    "tensorboard", "mlruns",
+    "report.json", "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist",
+    "ensemble.yaml", "answers", "tensorboard", "mlruns",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"
