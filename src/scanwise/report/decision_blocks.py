@@ -211,7 +211,8 @@ def _prevalence(run: RunFiles, found: Mapping[str, Any]) -> list[Any]:
 
 
 def _command(run: RunFiles, verb: str, *words: str) -> Command:
-    return Command(shlex.join(["scanwise", verb, str(run.path), *words]))
+    # Of the folder's name alone: a page says the same wherever the run lies.
+    return Command(shlex.join(["scanwise", verb, run.name, *words]))
 
 
 def _cell(entry: Mapping[str, Any]) -> str:
