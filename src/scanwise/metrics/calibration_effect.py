@@ -12,6 +12,7 @@ from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
     group_numbers,
+    logit_interval,
     percentile_interval,
     resample_weights,
 )
@@ -74,14 +75,19 @@ def _intervals(
     )
     values = _qualities(scored, np.ones((n, 1)))[:, 0]
     units, noun = (n, "n") if groups is None else (len(np.unique(groups)), "groups")
-    highest = {"ece": 1.0, "brier": 1.0 if scored.task == "multilabel" else 2.0}
-    return {
-        name: percentile_interval(
-            float(values[row]), draws[row], units=units, noun=noun,
-            highest=highest.get(name, math.inf), recentre=name == "ece",
-        ).to_json()
-        for row, name in enumerate(QUALITIES)
-    }  # fmt: skip
+    found = {}
+    for row, name in enumerate(QUALITIES):
+        value, drawn = float(values[row]), draws[row]
+        if name == "brier":
+            highest = 1.0 if scored.task == "multilabel" else 2.0
+            interval = logit_interval(value, drawn, units=units, noun=noun, highest=highest)
+        else:
+            top, ece = (1.0, True) if name == "ece" else (math.inf, False)
+            interval = percentile_interval(
+                value, drawn, units=units, noun=noun, highest=top, recentre=ece
+            )
+        found[name] = interval.to_json()
+    return found
 
 
 def _qualities(scored: Scored, weights: Floats) -> Floats:

@@ -10,7 +10,7 @@ from scanwise.metrics.counts import ratio
 from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
-    percentile_interval,
+    logit_interval,
     resample_weights,
     wilson_interval,
 )
@@ -32,7 +32,7 @@ def share_interval(
         counted: bool (n,).
         among: bool (n,); none gives no value but the reason.
         groups: Group of each image, int (n,), or None where images are independent. With groups
-            the interval is of 2,000 resamples of whole groups, else it is Wilson's.
+            the interval is spread by resamples of whole groups, else it is Wilson's.
         num_resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
@@ -47,7 +47,7 @@ def share_interval(
         seed,
     )[0]
     units = len(np.unique(groups[among]))
-    return percentile_interval(hits / n, draws, units=units, noun="groups")
+    return logit_interval(hits / n, draws, units=units, noun="groups")
 
 
 def mean_interval(
@@ -58,13 +58,13 @@ def mean_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Mean of values (n,) in [0, highest] with the central 95 % of its resamples."""
+    """Mean of values (n,) in [0, highest] with its 95 % interval, spread by resamples."""
     draws = ratio_resamples(
         values[None].astype(np.float64), np.ones((1, len(values))), groups, num_resamples, seed
     )[0]
     units = len(values) if groups is None else len(np.unique(groups))
     noun = "n" if groups is None else "groups"
-    return percentile_interval(float(values.mean()), draws, units=units, noun=noun, highest=highest)
+    return logit_interval(float(values.mean()), draws, units=units, noun=noun, highest=highest)
 
 
 def ratio_resamples(
