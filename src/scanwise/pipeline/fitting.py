@@ -26,6 +26,7 @@ from scanwise.pipeline.finetune import Stage, finetune
 from scanwise.pipeline.logistic_head import fit_logistic_head
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.prepared import Prepared, prepare
+from scanwise.pipeline.probes import moved, weights_of
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.tracking import Listener
 from scanwise.pipeline.transfer import (
@@ -56,6 +57,7 @@ class Trained:
     features: Features | None = None  # of a pretrained network
     stages: tuple[Stage, ...] = ()  # of fine-tuning it
     baselines: tuple[Baseline, ...] = ()  # simple models to stand beside it
+    weights_moved: float | None = None  # by training, as a share of their length
 
     @property
     def own_model(self) -> bool:
@@ -151,6 +153,7 @@ def fit_model(
         plan = budget.shorten(
             "train", network, prepared.train, prepared.val, loss, dataset.task, settings
         )
+    untrained = weights_of(network)
     result = fit(
         network,
         plan.train,
@@ -165,7 +168,15 @@ def fit_model(
         stream=sys.stderr if say is not None else None,
         team=team,
     )
-    return Trained(network, info, prepared, result, device, baselines=baselines)
+    return Trained(
+        network,
+        info,
+        prepared,
+        result,
+        device,
+        baselines=baselines,
+        weights_moved=moved(untrained, network),
+    )
 
 
 def shares_line(processes: int, train: Batches, network: nn.Module, device: torch.device) -> str:

@@ -45,6 +45,7 @@ from scanwise.pipeline.fitting import (
 from scanwise.pipeline.members import read_ensemble
 from scanwise.pipeline.messages import Messages
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
+from scanwise.pipeline.probes import probe_training
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
 from scanwise.pipeline.tracking import Tracking, check_trackers, open_tracking
 from scanwise.pipeline.transfer import with_backbone
@@ -484,6 +485,14 @@ def finish(
     """Calibrate, evaluate once, save the bundle, write the report."""
     bundle, calibration = make_bundle(trained, config, dataset, split)
     facts = _training_facts(run, trained, dataset, config, time.monotonic() - started)
+    facts["probes"] = probe_training(
+        trained.model if trained.features is None else None,
+        trained.prepared,
+        dataset,
+        split,
+        seed=config.seed,
+        weights_moved=trained.weights_moved,
+    )
     run.write("training.json", facts)
     durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}
     run.write("env.json", run.read_json("env.json", MISSING) | {"seconds": durations})

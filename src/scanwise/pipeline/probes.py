@@ -1,0 +1,238 @@
+"""Cheap questions to a finished training, so that a diagnosis can name a cause and not a symptom.
+
+At most 512 training images, as they are, and the validation images pass the network once more; the
+test split is not read. The answers go to `probes` of training.json; `report.causes` judges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scanwise.core.types import Dataset, Split, Task
+from scanwise.data.border import border_probe
+from scanwise.metrics.ranks import auroc
+from scanwise.pipeline.prepared import Prepared
+from scanwise.prepare.batches import Batches, batch_bounds
+from scanwise.training.validation import EvaluationStream, evaluating
+
+SAMPLE = 512  # training images that are asked
+BATCH = 64  # of the pass with the batches' own statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a network says of images in eval mode, and how bright they are as it sees them."""
+
+    probabilities: NDArray[np.float64]  # (n, k); (n, 0) without a network
+    targets: NDArray[np.int64]  # (n,)
+    brightness: NDArray[np.float64]  # (n,) mean of each image's normalised values
+    contrast: NDArray[np.float64]  # (n,) their standard deviation
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(self.probabilities.argmax(axis=1) == self.targets)
+
+
+def probe_training(
+    model: nn.Module | None,
+    prepared: Prepared,
+    dataset: Dataset,
+    split: Split,
+    *,
+    seed: int,
+    weights_moved: float | None,
+) -> dict[str, Any]:
+    """`probes` of training.json.
+
+    Args:
+        model: The network with its kept weights; None where it is frozen and only its features were
+            used, so that images are not passed through it again.
+        prepared: What it was trained on.
+        dataset: The images and labels.
+        split: Its rows.
+        seed: Draws the training images.
+        weights_moved: See `moved`.
+    """
+    found: dict[str, Any] = {
+        "weights_moved": weights_moved,
+        "batch_mix": batch_mix(prepared.train, prepared.targets),
+        "pixels": None,
+        "answers": None,
+        "border": None,
+    }
+    if not len(split.val):
+        return found
+    stream = plain_stream(prepared, seed, prepared.val.batch_size)
+    if dataset.task == "multilabel":
+        model = None
+    train, val = ask(model, stream), ask(model, prepared.val)
+    found["pixels"] = pixel_shift(train, val)
+    if model is not None:
+        found["answers"] = _answers(model, prepared, train, val, dataset.task, seed)
+    if dataset.task != "multilabel":
+        border = border_probe(
+            dataset.images, dataset.targets, dataset.class_names, split.train, seed=seed
+        )
+        found["border"] = None if border is None else border.to_json()
+    return found
+
+
+def _answers(
+    model: nn.Module, prepared: Prepared, train: Answers, val: Answers, task: Task, seed: int
+) -> dict[str, Any]:
+    """Right answers on training and validation images, and with the batches' own statistics."""
+    own = None
+    if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        with batch_statistics(model):
+            again = ask(model, plain_stream(prepared, seed, BATCH), keep_mode=True)
+        own = int(again.right.sum())
+    return {
+        "n_train": len(train.targets),
+        "train_right": int(train.right.sum()),
+        "train_right_batch_statistics": own,
+        "train_doubted": int(doubted(train).sum()),
+        "n_val": len(val.targets),
+        "val_right": int(val.right.sum()),
+        "val_doubted": int(doubted(val).sum()),
+    }
+
+
+def plain_stream(prepared: Prepared, seed: int, batch_size: int) -> Batches:
+    """Training images without augmentation, a random sample in random order."""
+    real = prepared.train.rows[prepared.train.rows < len(prepared.pixels) - prepared.num_synthetic]
+    rows = np.random.default_rng([seed, 7]).permutation(real)[:SAMPLE]
+    if len(rows) % batch_size == 1 and len(rows) > 1:
+        rows = rows[:-1]  # a batch of one has no statistics
+    return Batches(
+        prepared.pixels,
+        prepared.targets,
+        prepared.preprocessing,
+        rows=rows,
+        batch_size=batch_size,
+        task=prepared.train.task,
+        device=prepared.val.device,
+        channels_last=prepared.val.channels_last,
+    )
+
+
+def ask(
+    model: nn.Module | None, stream: EvaluationStream, *, keep_mode: bool = False
+) -> Answers:
+    """Pass a stream through a network once, in eval mode unless `keep_mode`."""
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    moments: list[Tensor] = []
+    with evaluating(nn.Identity() if model is None or keep_mode else model):
+        for images, truth, _ in stream.iterate(0):
+            flat = images.float().flatten(1)
+            moments.append(torch.stack([flat.mean(dim=1), flat.std(dim=1)], dim=1).cpu())
+            targets.append(truth.cpu())
+            logits.append(
+                torch.zeros(len(images), 0) if model is None else model(images).float().cpu()
+            )
+    shown = torch.cat(moments).double().numpy()
+    return Answers(
+        probabilities=torch.cat(logits).double().softmax(dim=1).numpy(),
+        targets=torch.cat(targets).long().numpy(),
+        brightness=shown[:, 0],
+        contrast=shown[:, 1],
+    )
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm uses each batch's own mean and variance; all else is in eval mode.
+
+    Nothing is updated: without `track_running_stats` torch leaves the stored statistics alone.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    before = [layer.track_running_stats for layer in layers]
+    with evaluating(model):
+        for layer in layers:
+            layer.train()
+            layer.track_running_stats = False
+        try:
+            yield
+        finally:
+            for layer, tracked in zip(layers, before, strict=True):
+                layer.track_running_stats = tracked
+
+
+def doubted(answers: Answers) -> NDArray[np.bool_]:
+    """Images whose label the network gives less than half of what a guess among k would, (n,)."""
+    k = answers.probabilities.shape[1]
+    given = answers.probabilities[np.arange(len(answers.targets)), answers.targets]
+    return np.asarray(given < 0.5 / k)
+
+
+def pixel_shift(train: Answers, val: Answers) -> dict[str, Any]:
+    """How well brightness, or contrast, tells validation images from training images.
+
+    Images as the network sees them, after normalisation. The AUROC of each: 0.5 where they are
+    alike, 0 or 1 where every validation image is darker or brighter than every training image.
+    """
+    which = np.concatenate([np.zeros(len(train.targets)), np.ones(len(val.targets))])
+    found: dict[str, Any] = {"n_train": len(train.targets), "n_val": len(val.targets)}
+    for name in ("brightness", "contrast"):
+        mine, theirs = getattr(train, name), getattr(val, name)
+        values = np.concatenate([mine, theirs])
+        found[name] = {
+            "train": float(mine.mean()),
+            "val": float(theirs.mean()),
+            "auroc": auroc(values, which) if np.isfinite(values).all() else None,
+        }
+    return found
+
+
+def batch_mix(train: Batches, targets: NDArray[np.int64]) -> float | None:
+    """How unevenly the batches of the first epoch mix the classes; about 1 in random order.
+
+    Pearson's chi-squared of the table batch by class over its degrees of freedom. In order of class
+    it comes near the number of images in a batch. None for several labels an image, or one batch.
+    """
+    if train.task == "multilabel" or train.num_images < 2:
+        return None
+    present, codes = np.unique(targets[train.order(1)], return_inverse=True)
+    bounds = batch_bounds(len(codes), train.batch_size, train.training)
+    if len(bounds) < 2 or len(present) < 2:
+        return None
+    table = np.stack(
+        [np.bincount(codes[start:stop], minlength=len(present)) for start, stop in bounds]
+    ).astype(np.float64)
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    chi_squared = float(((table - expected) ** 2 / expected).sum())
+    return chi_squared / ((len(bounds) - 1) * (len(present) - 1))
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """Copies of the trainable matrices and kernels, for `moved`."""
+    return [tensor.detach().cpu().clone() for tensor in _matrices(model)]
+
+
+def moved(before: list[Tensor], model: nn.Module) -> float | None:
+    """How far training moved the weights, as a share of their length; mere shrinking left out.
+
+    |w - s w0| / |w0| over all matrices and kernels, with the s that brings it nearest: weight decay
+    shrinks weights also where no gradient comes. None without any.
+    """
+    if not before:
+        return None
+    first = torch.cat([tensor.double().flatten() for tensor in before])
+    last = torch.cat([tensor.detach().cpu().double().flatten() for tensor in _matrices(model)])
+    length = float(first @ first)
+    if not length or not bool(torch.isfinite(last).all()):
+        return None
+    return float((last - first * float(first @ last) / length).norm()) / length**0.5
+
+
+def _matrices(model: nn.Module) -> list[nn.Parameter]:
+    return [each for each in model.parameters() if each.requires_grad and each.ndim > 1]
