@@ -284,9 +284,9 @@ class Case:
 
 def cases(seeds: list[int], only: str = "") -> list[Case]:
     """Healthy runs have two draws for each seed, since an alarm there is rarer."""
-    found = [
-        Case(fault, data, seed) for seed in seeds for fault in EXPECTED for data in DATA
-    ] + [Case("healthy", data, seed) for one in seeds for data in DATA for seed in (one, 50 + one)]
+    found = [Case(fault, data, seed) for seed in seeds for fault in EXPECTED for data in DATA] + [
+        Case("healthy", data, seed) for one in seeds for data in DATA for seed in (one, 50 + one)
+    ]
     return [case for case in found if only in case.fault]
 
 

@@ -24,6 +24,7 @@ from scanwise.cli.ensemble import ensemble
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.launch import start_processes
 from scanwise.cli.options import with_settings
+from scanwise.cli.recommend import recommend
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
 from scanwise.cli.shared import (
@@ -271,7 +272,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 for verb in (
-    compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
+    compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal, recommend,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")

@@ -1,4 +1,4 @@
-"""Can one small place at the rim of the image tell the class? Then the network need not look further.
+"""Can one small place at the rim of the image tell the class? Then a network need see no more.
 
 A mark that a scanner, a ruler or a label burns into the corner is such a place. The whole rim is no
 fair judge: background differs between classes for good reasons. One corner that by itself ranks the

@@ -50,6 +50,7 @@ def probe_training(
     *,
     seed: int,
     weights_moved: float | None,
+    steps: int,
 ) -> dict[str, Any]:
     """`probes` of training.json.
 
@@ -61,9 +62,11 @@ def probe_training(
         split: Its rows.
         seed: Draws the training images.
         weights_moved: See `moved`.
+        steps: Of the optimiser, up to the weights that were kept.
     """
     found: dict[str, Any] = {
         "weights_moved": weights_moved,
+        "steps": steps,
         "batch_mix": batch_mix(prepared.train, prepared.targets),
         "pixels": None,
         "answers": None,
@@ -99,10 +102,8 @@ def _answers(
         "n_train": len(train.targets),
         "train_right": int(train.right.sum()),
         "train_right_batch_statistics": own,
-        "train_doubted": int(doubted(train).sum()),
         "n_val": len(val.targets),
         "val_right": int(val.right.sum()),
-        "val_doubted": int(doubted(val).sum()),
     }
 
 
@@ -124,9 +125,7 @@ def plain_stream(prepared: Prepared, seed: int, batch_size: int) -> Batches:
     )
 
 
-def ask(
-    model: nn.Module | None, stream: EvaluationStream, *, keep_mode: bool = False
-) -> Answers:
+def ask(model: nn.Module | None, stream: EvaluationStream, *, keep_mode: bool = False) -> Answers:
     """Pass a stream through a network once, in eval mode unless `keep_mode`."""
     logits: list[Tensor] = []
     targets: list[Tensor] = []
@@ -167,13 +166,6 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
                 layer.track_running_stats = tracked
 
 
-def doubted(answers: Answers) -> NDArray[np.bool_]:
-    """Images whose label the network gives less than half of what a guess among k would, (n,)."""
-    k = answers.probabilities.shape[1]
-    given = answers.probabilities[np.arange(len(answers.targets)), answers.targets]
-    return np.asarray(given < 0.5 / k)
-
-
 def pixel_shift(train: Answers, val: Answers) -> dict[str, Any]:
     """How well brightness, or contrast, tells validation images from training images.
 
@@ -193,7 +185,7 @@ def pixel_shift(train: Answers, val: Answers) -> dict[str, Any]:
     return found
 
 
-def batch_mix(train: Batches, targets: NDArray[np.int64]) -> float | None:
+def batch_mix(train: Batches, targets: NDArray[np.int64]) -> dict[str, Any] | None:
     """How unevenly the batches of the first epoch mix the classes; about 1 in random order.
 
     Pearson's chi-squared of the table batch by class over its degrees of freedom. In order of class
@@ -210,7 +202,8 @@ def batch_mix(train: Batches, targets: NDArray[np.int64]) -> float | None:
     ).astype(np.float64)
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     chi_squared = float(((table - expected) ** 2 / expected).sum())
-    return chi_squared / ((len(bounds) - 1) * (len(present) - 1))
+    freedom = (len(bounds) - 1) * (len(present) - 1)
+    return {"ratio": chi_squared / freedom, "freedom": freedom}
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
@@ -231,7 +224,8 @@ def moved(before: list[Tensor], model: nn.Module) -> float | None:
     length = float(first @ first)
     if not length or not bool(torch.isfinite(last).all()):
         return None
-    return float((last - first * float(first @ last) / length).norm()) / length**0.5
+    residue = last - first * (float(first @ last) / length)
+    return float(residue.norm()) / float(first.norm())
 
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -30,9 +30,9 @@ SUMMARY_PAGE = "TRAINING_SUMMARY.md"
 CONTENTS = (
     "config.yaml", "plan.yaml", "env.json", "log.txt", "dataset.json", "splits.csv", "history.csv",
     "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
-    "decisions.json", "test_ledger.csv", "reproduction.json", "report.html", "report.md",
-    "report.json", "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist",
-    "ensemble.yaml", "answers", "tensorboard", "mlruns",
+    "decisions.json", "test_ledger.csv", "reproduction.json", "recommendations.json",
+    "report.html", "report.md", "report.json", "checkpoints", "bundle", "plots", "errors",
+    "baselines", "medmnist", "ensemble.yaml", "answers", "tensorboard", "mlruns",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

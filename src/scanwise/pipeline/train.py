@@ -492,6 +492,7 @@ def finish(
         split,
         seed=config.seed,
         weights_moved=trained.weights_moved,
+        steps=trained.result.best_epoch * trained.prepared.train.steps_per_epoch,
     )
     run.write("training.json", facts)
     durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}

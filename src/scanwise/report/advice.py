@@ -7,7 +7,7 @@ on. What an option will bring is not known before it is tried, so expectations a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scanwise.core.commands import command_line, completed, said_settings
@@ -48,6 +48,13 @@ class Recommendation:
     already_on: bool = (
         False  # always False: what is on is not recommended, and says so in options()
     )
+    changes: Mapping[str, Any] = field(default_factory=dict)  # settings that a try changes
+    metric: str = "accuracy"  # that a try is judged by
+
+    @property
+    def can_be_tried(self) -> bool:
+        """False where its user must act first: get images, mend a split, look at pictures."""
+        return bool(self.changes)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +64,7 @@ class Recommendation:
             "command": self.command,
             "expectation": self.expectation,
             "already_on": self.already_on,
+            "can_be_tried": self.can_be_tried,
         }
 
 
@@ -101,6 +109,30 @@ class Situation:
     def model(self) -> str:
         """The network's name without its sizes: 'small_resnet'."""
         return str(self.setting("model") or "").split(":")[0]
+
+    def trial(
+        self,
+        code: str,
+        title: str,
+        evidence: str,
+        changes: Mapping[str, Any],
+        expectation: str,
+        *,
+        urgency: int,
+        metric: str = "",
+    ) -> Recommendation:
+        """A recommendation that `scanwise recommend --try` can try by changing settings."""
+        usual = "auroc_macro" if self.facts.task == "multilabel" else "accuracy"
+        return Recommendation(
+            code,
+            title,
+            evidence,
+            self.command(**changes),
+            expectation,
+            urgency,
+            changes=changes,
+            metric=metric or usual,
+        )
 
     def command(self, **changes: Any) -> str:
         """`scanwise train DATA` with what the user had said, changed as given."""
@@ -194,18 +226,21 @@ _OF_THE_LEAK = {"splits", "accept_leak"}
 
 
 def lower_rate(situation: Situation) -> Recommendation | None:
-    """A002: divergence or noise asks for a lower learning rate."""
-    finding, rate = situation.has("T004", "T005"), situation.setting("lr")
+    """A002: divergence, noise or a rate found too high asks for a lower learning rate.
+
+    A tenth where it was too high or diverged, a third where validation loss was only noisy.
+    """
+    finding, rate = situation.has("T015", "T004", "T005"), situation.setting("lr")
     if finding is None or not rate:
         return None
-    third = float(f"{float(rate) / 3:.1g}")
-    return Recommendation(
+    lower = float(f"{float(rate) / (3 if finding.code == 'T005' else 10):.1g}")
+    return situation.trial(
         "A002",
         "Lower the learning rate",
         finding.evidence,
-        situation.command(lr=third),
-        f"Smoother curves at {third:g} instead of {float(rate):g}; perhaps more epochs are needed.",
-        urgency=1 if finding.code == "T004" else 3,
+        {"lr": lower},
+        f"Smoother curves at {lower:g} instead of {float(rate):g}; perhaps more epochs are needed.",
+        urgency=3 if finding.code == "T005" else 1,
     )
 
 
@@ -215,13 +250,14 @@ def balance_classes(situation: Situation) -> Recommendation | None:
     balancing = next(option for option in options(situation) if option.name == "class balancing")
     if finding is None or balancing.on or situation.facts.task == "multilabel":
         return None
-    return Recommendation(
+    return situation.trial(
         "A003",
         "Weight the classes",
         finding.evidence,
-        situation.command(class_weights="balanced"),
+        {"class_weights": "balanced"},
         "Rare classes get predicted; overall accuracy may fall while balanced accuracy rises.",
         urgency=1,
+        metric="balanced_accuracy",
     )
 
 
@@ -232,11 +268,11 @@ def stronger_augmentation(situation: Situation) -> Recommendation | None:
     if finding is None or now not in STRENGTHS[:-1]:
         return None
     wanted = STRENGTHS[max(STRENGTHS.index(now) + 1, 2)]
-    return Recommendation(
+    return situation.trial(
         "A004",
         f"Augment more: {wanted} instead of {now}",
         finding.evidence,
-        situation.command(augment=wanted),
+        {"augment": wanted},
         "Train and validation loss come closer; training takes more epochs to converge.",
         urgency=2,
     )
@@ -247,11 +283,11 @@ def schedule_rate(situation: Situation) -> Recommendation | None:
     finding = situation.has("T003", "T005", "T001")
     if finding is None or situation.setting("scheduler") not in (None, "none"):
         return None
-    return Recommendation(
+    return situation.trial(
         "A005",
         "Lower the learning rate by a schedule",
         finding.evidence,
-        situation.command(scheduler="cosine"),
+        {"scheduler": "cosine"},
         "The last epochs settle in a lower validation loss than a constant rate reaches.",
         urgency=3,
     )
@@ -265,12 +301,12 @@ def smaller_model(situation: Situation) -> Recommendation | None:
     ratio = situation.parameters / situation.n_train
     if ratio < 50:
         return None
-    return Recommendation(
+    return situation.trial(
         "A006",
         f"Try a smaller network: {smaller}",
         f"{situation.parameters:,} parameters for {situation.n_train:,} training images "
         f"({ratio:,.0f} each), and it overfits ({finding.code}).",
-        situation.command(model=smaller),
+        {"model": smaller},
         "Less to memorise with, and faster epochs.",
         urgency=4,
     )
@@ -291,11 +327,11 @@ def more_dropout(situation: Situation) -> Recommendation | None:
     finding = situation.has("T001")
     if finding is None or float(situation.setting("dropout") or 0) > 0:
         return None
-    return Recommendation(
+    return situation.trial(
         "A007",
         "Switch dropout on",
         finding.evidence,
-        situation.command(dropout=0.3),
+        {"dropout": 0.3},
         "The gap between train and validation narrows.",
         urgency=4,
     )
@@ -307,11 +343,11 @@ def more_epochs(situation: Situation) -> Recommendation | None:
     if finding is None or not epochs:
         return None
     wanted = max(2 * int(epochs), 10)
-    return Recommendation(
+    return situation.trial(
         "A008",
         f"Train for {wanted} epochs",
         finding.evidence,
-        situation.command(epochs=wanted),
+        {"epochs": wanted},
         "Validation loss falls further until it turns; the best epoch is kept.",
         urgency=2,
     )
@@ -322,11 +358,11 @@ def larger_model(situation: Situation) -> Recommendation | None:
     finding, larger = situation.has("T002"), LARGER.get(situation.model)
     if finding is None or larger is None:
         return None
-    return Recommendation(
+    return situation.trial(
         "A009",
         f"Try a larger network: {larger}",
         finding.evidence,
-        situation.command(model=larger),
+        {"model": larger},
         "Train loss falls further; watch that validation follows.",
         urgency=3,
     )
@@ -337,11 +373,11 @@ def batch_normalisation(situation: Situation) -> Recommendation | None:
     finding = situation.has("T005", "T004", "T010", "T001")
     if finding is None or situation.model != "mlp":
         return None
-    return Recommendation(
+    return situation.trial(
         "A010",
         "Use a convolutional network with batch normalisation",
         f"{situation.model} has no batch normalisation; {finding.evidence}",
-        situation.command(model="small_resnet:32"),
+        {"model": "small_resnet:32"},
         "Steadier training; neighbouring pixels are seen as such.",
         urgency=3,
     )
@@ -358,11 +394,11 @@ def stop_early(situation: Situation) -> Recommendation | None:
     wasted = int(history.epoch[-1] - history.epoch[best]) if best is not None else 0
     if wasted < 5:
         return None
-    return Recommendation(
+    return situation.trial(
         "A011",
         "Stop early",
         f"{wasted} epochs ran after the one with the lowest val_loss.",
-        situation.command(patience=5),
+        {"patience": 5},
         "The same weights in less time: the best epoch is kept either way.",
         urgency=5,
     )
@@ -386,6 +422,94 @@ def more_images(situation: Situation) -> Recommendation | None:
         situation.command(),
         "A narrower interval, and most likely fewer missed; run it again on the larger data.",
         urgency=4,
+    )
+
+
+def raise_rate(situation: Situation) -> Recommendation | None:
+    """A013: the learning rate was too low (the guide: "higher learning rate")."""
+    finding, rate = situation.has("T016"), situation.setting("lr")
+    if finding is None or not rate:
+        return None
+    higher = min(1.0, float(f"{10 * float(rate):.1g}"))
+    return situation.trial(
+        "A013",
+        "Raise the learning rate",
+        finding.evidence,
+        {"lr": higher},
+        f"Train loss falls faster at {higher:g} than at {float(rate):g}; lower it again if "
+        "validation loss becomes noisy.",
+        urgency=1,
+    )
+
+
+def alike_images(situation: Situation) -> Recommendation | None:
+    """A014: splits look different, or a mark gives the class away.
+
+    The guide's "consistent imaging" and "representative samples". Never tried by itself: its user
+    must look at the images.
+    """
+    finding = situation.has("T019", "T022", "T011", "T013")
+    if finding is None:
+        return None
+    return Recommendation(
+        "A014",
+        "Make the images of all splits alike",
+        finding.evidence,
+        completed("check --output check", situation.config, situation.plan),
+        "Its page shows images and intensities of each class; with like magnification, lighting "
+        "and processing, validation and test say what new images will.",
+        urgency=1,
+    )
+
+
+def look_at_labels(situation: Situation) -> Recommendation | None:
+    """A015: training labels look wrong. Never tried by itself: its user must look at them."""
+    finding = situation.has("T018")
+    if finding is None:
+        return None
+    return Recommendation(
+        "A015",
+        "Look through the training labels",
+        finding.evidence,
+        completed("check --output check", situation.config, situation.plan),
+        "Its page lists pictures that occur with two labels; fewer wrong labels, fewer mistakes "
+        "learned.",
+        urgency=1,
+    )
+
+
+def cross_validate(situation: Situation) -> Recommendation | None:
+    """A016: too few test images to conclude (the guide: "proper validation").
+
+    Never tried by itself: every fold's test images would be looked at.
+    """
+    finding = situation.has("T014")
+    if finding is None or situation.setting("splits") or situation.benchmark or situation.own_split:
+        return None
+    settings = said_settings(situation.config, situation.plan) | {"cv": 5}
+    return Recommendation(
+        "A016",
+        "Test every image once, by cross-validation",
+        finding.evidence,
+        command_line("train", str(situation.config.get("data") or "DATA"), settings),
+        "The same images carry a narrower interval: each is tested once, by a network that has not "
+        "seen it.",
+        urgency=3,
+    )
+
+
+def more_of_all(situation: Situation) -> Recommendation | None:
+    """A017: too few training images for any judgement. Never tried by itself."""
+    finding = situation.has("T021")
+    if finding is None:
+        return None
+    return Recommendation(
+        "A017",
+        "Get more training images",
+        finding.evidence,
+        situation.command(),
+        "Curves that can be judged; 30 to 50 images of each class are the guide's least.",
+        urgency=1,
     )
 
 
@@ -443,4 +567,9 @@ RULES: tuple[Rule, ...] = (
     batch_normalisation,
     stop_early,
     more_images,
+    raise_rate,
+    alike_images,
+    look_at_labels,
+    cross_validate,
+    more_of_all,
 )

@@ -16,7 +16,7 @@ from scanwise.report.data_words import leak_count
 from scanwise.report.diagnosis import diagnose
 from scanwise.report.figures import CAPTIONS, draw_figures, existing_picture
 from scanwise.report.pages import render
-from scanwise.report.run_files import RunFiles, read_run
+from scanwise.report.run_files import RunFiles, read_run, worst_first
 from scanwise.report.verdict import verdict
 
 SCHEMA = 1
@@ -112,11 +112,13 @@ def _pictures(run: RunFiles, diagnoses: Any) -> dict[str, Picture]:
 
 def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
     """The report for programs: facts, numbers, findings, recommendations."""
-    findings = [
-        *(d.finding for d in judged.diagnoses),
-        *run.setting_findings(),
-        *run.data_findings(),
-    ]
+    findings = worst_first(
+        [
+            *(d.finding for d in judged.diagnoses),
+            *run.setting_findings(),
+            *run.data_findings(),
+        ]
+    )
     return {
         "schema": SCHEMA,
         "run": run.name,
@@ -134,6 +136,7 @@ def report_json(run: RunFiles, judged: Judgement) -> dict[str, Any]:
         "decisions": dict(run.decisions) or None,
         "findings": [finding.to_json() for finding in findings],
         "recommendations": [step.to_json() for step in judged.recommendations],
+        "tries": [dict(one) for one in run.tries],
         "options": [option.to_json() for option in judged.options],
         "files": _files(judged),
     }

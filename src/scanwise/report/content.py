@@ -30,11 +30,11 @@ from scanwise.report.blocks import (
 )
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.decision_blocks import decision_blocks
-from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.ensemble import ensemble_blocks
 from scanwise.report.history import History
 from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
+from scanwise.report.rules import Diagnosis
 from scanwise.report.run_files import RunFiles, worst_first
 from scanwise.report.scores import (
     baselines_table,
@@ -43,6 +43,7 @@ from scanwise.report.scores import (
     metrics_table,
     per_class_table,
 )
+from scanwise.report.tries_blocks import tries_blocks
 from scanwise.report.verdict import (
     Verdict,
     as_interval,
@@ -89,7 +90,7 @@ def report_page(run: RunFiles, judged: Judgement) -> Page:
             Section("Overview", overview(run, judged)),
             Section("Training Performance", training(run, judged)),
             Section("Evaluation", evaluation(run, judged)),
-            Section("Optimisation Recommendations", advice(judged)),
+            Section("Optimisation Recommendations", (*advice(judged), *tried(run, judged))),
             Section("Sample Outputs", samples(run, judged)),
             Section("Conclusion", conclusion(run, judged)),
             Section("Settings and provenance", provenance(run)),
@@ -440,6 +441,12 @@ def advice(judged: Judgement) -> tuple[Any, ...]:
     if not judged.recommendations:
         return (Paragraph("No recommendation: no finding asks for a change."), options)
     return (Steps(judged.recommendations), options)
+
+
+def tried(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
+    """What came of trying; nothing where there is nothing to try."""
+    possible = any(step.can_be_tried for step in judged.recommendations)
+    return tries_blocks(run.tries, run.name) if run.tries or possible else ()
 
 
 # 5. Samples.

@@ -8,14 +8,26 @@ reads the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scanwise.core.types import Finding, Severity
+from scanwise.report.causes import CAUSES, DATA_CAUSES, check_few_images
 from scanwise.report.history import History
+from scanwise.report.rules import (
+    MIN_EPOCHS,
+    Diagnosis,
+    Rule,
+    change,
+    diagnosis,
+    epochs_words,
+    history_of,
+    percent,
+    tail_mean,
+)
 from scanwise.report.verdict import (
     SPLIT_WORDS,
     TOO_FEW,
@@ -25,7 +37,6 @@ from scanwise.report.verdict import (
     judged_split,
 )
 
-MIN_EPOCHS = 3
 OVERFIT_RISE = 0.10  # validation loss this far above its lowest ...
 OVERFIT_FALL = 0.10  # ... while train loss fell by this since then
 JUMP = 0.20  # a validation loss 20 % above the epoch before counts as a jump
@@ -33,24 +44,20 @@ SHIFT = 0.10  # classes whose shares differ by this in all between two splits
 LITTLE_LEFT = 0.05  # under 5 % error left, "still improving" is no longer worth a finding
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """A finding about the training, and the epoch where it shows (for the plot)."""
-
-    finding: Finding
-    epoch: int | None = None
-    words: str = ""  # two or three words for the plot
-
-
-Rule = Callable[[Facts], "Diagnosis | None"]
+IMBALANCE = "class imbalance issues: "  # the guide's name for it
+SYMPTOMS = ("T004", "T009", "T010")  # errors that say how a training ended, not why
+EXPLAINING = ("T015", "T016", "T017", "T018", "T019", "T020", "T021")  # causes of these
 
 
 def diagnose(facts: Facts) -> tuple[Diagnosis, ...]:
-    """Run every rule; errors first. A run without errors or warnings is called a good run (T000).
+    """Run every rule; errors first, and causes before what they explain.
 
-    Without history and metrics there is nothing to judge and the result is empty.
+    A cause of a collapse is as grave as the collapse. A run without errors or warnings is called a
+    good run (T000). Without history and metrics there is nothing to judge and the result is empty.
     """
     found = [result for rule in _rules(facts) if (result := rule(facts)) is not None]
+    if any(item.finding.code in SYMPTOMS for item in found):
+        found = [_graver(item) for item in found]
     found.sort(key=lambda item: ("error", "warning", "info").index(item.finding.severity))
     troubled = any(item.finding.severity != "info" for item in found)
     if not troubled and facts.history is not None and len(facts.history) >= MIN_EPOCHS:
@@ -58,12 +65,21 @@ def diagnose(facts: Facts) -> tuple[Diagnosis, ...]:
     return tuple(found)
 
 
+def _graver(item: Diagnosis) -> Diagnosis:
+    if item.finding.code not in EXPLAINING:
+        return item
+    return replace(item, finding=replace(item.finding, severity="error"))
+
+
 def _rules(facts: Facts) -> tuple[Rule, ...]:
+    """What can be judged: no curve under three epochs, and none of too few images."""
     if facts.history is None:
-        return METRIC_RULES
+        return (check_few_images, *DATA_CAUSES, *METRIC_RULES)
     if len(facts.history) < MIN_EPOCHS:
-        return (check_too_short, *METRIC_RULES)
-    return (*HISTORY_RULES, *METRIC_RULES)
+        return (check_few_images, check_too_short, *DATA_CAUSES, *METRIC_RULES)
+    if check_few_images(facts) is not None:
+        return (check_few_images, check_divergence, *DATA_CAUSES, *METRIC_RULES)
+    return (*CAUSES, *HISTORY_RULES, *METRIC_RULES)
 
 
 # Rules on history.csv. Each is called with a history of three rows or more (but check_too_short).
@@ -71,23 +87,23 @@ def _rules(facts: Facts) -> tuple[Rule, ...]:
 
 def check_good_run(facts: Facts) -> Diagnosis:
     """T000: losses fell, accuracies rose, no rule objects: the guide's picture of a good run."""
-    history = _history(facts)
+    history = history_of(facts)
     parts = [
-        f"{_moved('train loss', history.loss)}, {_moved('val_loss', history.val_loss)}",
-        f"{_moved('val_accuracy', history.val_accuracy)}",
+        f"{moved_words('train loss', history.loss)}, {moved_words('val_loss', history.val_loss)}",
+        f"{moved_words('val_accuracy', history.val_accuracy)}",
     ]
-    evidence = f"good run: {'; '.join(parts)} over epochs {_epochs(history)}."
-    return _diagnosis("T000", "info", evidence)
+    evidence = f"good run: {'; '.join(parts)} over epochs {epochs_words(history)}."
+    return diagnosis("T000", "info", evidence)
 
 
 def check_overfitting(facts: Facts) -> Diagnosis | None:
     """T001: validation loss rises from its lowest point while train loss goes on falling."""
-    history = _history(facts)
+    history = history_of(facts)
     best = history.best_row()
     if best is None or best >= len(history) - 2:
         return None
-    lowest, last = history.val_loss[best], _tail_mean(history.val_loss)
-    rise, fall = _change(lowest, last), -_change(history.loss[best], _tail_mean(history.loss))
+    lowest, last = history.val_loss[best], tail_mean(history.val_loss)
+    rise, fall = change(lowest, last), -change(history.loss[best], tail_mean(history.loss))
     if not (rise >= OVERFIT_RISE and fall >= OVERFIT_FALL):
         return None
     epoch = int(history.epoch[best])
@@ -95,18 +111,18 @@ def check_overfitting(facts: Facts) -> Diagnosis | None:
     evidence = (
         f"overfitting: val_loss rose {percent(rise)} since epoch {epoch} ({lowest:.3f} to "
         f"{last:.3f}) while train loss fell {percent(fall)} ({history.loss[best]:.3f} to "
-        f"{_tail_mean(history.loss):.3f}){kept}."
+        f"{tail_mean(history.loss):.3f}){kept}."
     )
     advice = "Stronger augmentation, more dropout, a smaller network or fewer epochs."
-    return _diagnosis("T001", "warning", evidence, advice, epoch=epoch, words="overfits from here")
+    return diagnosis("T001", "warning", evidence, advice, epoch=epoch, words="overfits from here")
 
 
 def check_underfitting(facts: Facts) -> Diagnosis | None:
     """T002: train loss hardly fell and train accuracy stays near that of the largest class."""
-    history = _history(facts)
+    history = history_of(facts)
     majority = _majority_share(facts, "train")
-    first, last = history.loss[0], _tail_mean(history.loss)
-    fall, accuracy = -_change(first, last), _tail_mean(history.accuracy)
+    first, last = history.loss[0], tail_mean(history.loss)
+    fall, accuracy = -change(first, last), tail_mean(history.accuracy)
     slow = -0.05 < fall < (0.15 if majority is None else 0.30)  # a rise is another finding
     low = majority is None or accuracy < majority + 0.25 * (1 - majority)
     # What overfits has learned something; both at once would advise a larger and a smaller network.
@@ -115,17 +131,15 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (
         f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) "
-        f"over epochs {_epochs(history)} and train accuracy is {accuracy:.3f}{beside} "
+        f"over epochs {epochs_words(history)} and train accuracy is {accuracy:.3f}{beside} "
         "(means of the last epochs)."
     )
-    return _diagnosis(
-        "T002", "warning", evidence, "More epochs, a larger network or a higher rate."
-    )
+    return diagnosis("T002", "warning", evidence, "More epochs, a larger network or a higher rate.")
 
 
 def check_plateau(facts: Facts) -> Diagnosis | None:
     """T003: neither loss moved by 2 % over the last third, at a constant learning rate."""
-    history = _history(facts)
+    history = history_of(facts)
     window = max(5, len(history) // 3)
     if len(history) <= window + 1:
         return None
@@ -134,8 +148,7 @@ def check_plateau(facts: Facts) -> Diagnosis | None:
         return None  # the schedule has already lowered it
     train, val = history.loss[-window:], history.val_loss[-window:]
     moved = max(
-        abs(_change(part[: window // 2].mean(), part[window // 2 :].mean()))
-        for part in (train, val)
+        abs(change(part[: window // 2].mean(), part[window // 2 :].mean())) for part in (train, val)
     )
     if not moved < 0.02:
         return None
@@ -144,14 +157,14 @@ def check_plateau(facts: Facts) -> Diagnosis | None:
         f"plateau: since epoch {epoch} train loss ({train[-1]:.3f}) and val_loss ({val[-1]:.3f}) "
         f"moved by {percent(moved, 1)} at most, at a constant learning rate of {rates[-1]:.1e}."
     )
-    return _diagnosis(
+    return diagnosis(
         "T003", "info", evidence, "Lower the rate by a schedule.", epoch=epoch, words="plateau"
     )
 
 
 def check_divergence(facts: Facts) -> Diagnosis | None:
     """T004: a loss became infinite, or train loss ended far above its lowest."""
-    history = _history(facts)
+    history = history_of(facts)
     broken = ~np.isfinite(history.loss)
     if broken.any():
         epoch = int(history.epoch[int(broken.argmax())])
@@ -165,14 +178,14 @@ def check_divergence(facts: Facts) -> Diagnosis | None:
             f"divergence: train loss rose from {lowest:.3f} in epoch {epoch} to {last:.3f} in the "
             f"last, above the {history.loss[0]:.3f} it began with."
         )
-    return _diagnosis(
+    return diagnosis(
         "T004", "error", evidence, "Lower the learning rate.", epoch=epoch, words="diverges"
     )
 
 
 def check_noisy(facts: Facts) -> Diagnosis | None:
     """T005: validation loss jumps up and down, and train loss rises too often to be a descent."""
-    history = _history(facts)
+    history = history_of(facts)
     if len(history) < 8:
         return None
     skip = max(2, len(history) // 5)  # the first epochs of a run are rough by nature
@@ -190,12 +203,12 @@ def check_noisy(facts: Facts) -> Diagnosis | None:
         f"epoch {epoch}); train loss rose in {percent(rises)} of the epochs."
     )
     advice = "Lower the learning rate, enlarge the batch, or average the weights."
-    return _diagnosis("T005", "warning", evidence, advice, epoch=epoch, words="largest jump")
+    return diagnosis("T005", "warning", evidence, advice, epoch=epoch, words="largest jump")
 
 
 def check_still_improving(facts: Facts) -> Diagnosis | None:
     """T006: the last epochs are the best ones and validation loss falls at over 1 % an epoch."""
-    history = _history(facts)
+    history = history_of(facts)
     best = history.best_row()
     window = max(3, len(history) // 5)
     if best is None or best < len(history) - 1 or len(history) < window + 1:
@@ -204,35 +217,35 @@ def check_still_improving(facts: Facts) -> Diagnosis | None:
         return None
     start, end = history.val_loss[-window], history.val_loss[-1]
     epochs = int(history.epoch[-1] - history.epoch[-window])
-    if not (start > end and -_change(start, end) / max(epochs, 1) > 0.01):
+    if not (start > end and -change(start, end) / max(epochs, 1) > 0.01):
         return None
-    fall = percent(-_change(start, end))
+    fall = percent(-change(start, end))
     evidence = (
         f"still improving: val_loss fell {fall} over the last {epochs} epochs "
         f"({start:.3f} to {end:.3f}) and was lowest in the last one, {int(history.epoch[-1])}."
     )
-    return _diagnosis("T006", "info", evidence, "Train for more epochs.")
+    return diagnosis("T006", "info", evidence, "Train for more epochs.")
 
 
 def check_too_short(facts: Facts) -> Diagnosis | None:
     """T007: under three epochs no curve can be judged."""
-    history = _history(facts)
+    history = history_of(facts)
     count = len(history)
     evidence = (
         f"too short to judge: {count} epoch{'s' if count > 1 else ''} recorded, at least "
         f"{MIN_EPOCHS} are needed."
     )
-    return _diagnosis("T007", "info", evidence, "Train for more epochs.")
+    return diagnosis("T007", "info", evidence, "Train for more epochs.")
 
 
 def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
     """T011: validation accuracy lies far below train accuracy from the first half on."""
-    history = _history(facts)
+    history = history_of(facts)
     if check_overfitting(facts) is not None or len(history) < 4:
         return None
     half = history.accuracy[: len(history) // 2] - history.val_accuracy[: len(history) // 2]
     gap = float(np.nanmedian(half)) if np.isfinite(half).any() else float("nan")
-    last = _tail_mean(history.accuracy) - _tail_mean(history.val_accuracy)
+    last = tail_mean(history.accuracy) - tail_mean(history.val_accuracy)
     if not (gap > 0.12 and last > 0.12):
         return None
     evidence = (
@@ -240,14 +253,18 @@ def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
         f"in the first half of the epochs (median), and {last:.3f} at the end."
     )
     advice = "Look for differences between the splits: site, stain, scanner, how they were drawn."
-    return _diagnosis("T011", "warning", evidence, advice)
+    return diagnosis("T011", "warning", evidence, advice)
 
 
 # Rules on metrics.json and dataset.json.
 
 
 def check_ignored_class(facts: Facts) -> Diagnosis | None:
-    """T008: a class with five or more images is never predicted."""
+    """T008: a class with five or more images is never predicted: class imbalance issues.
+
+    Fires on the confusion matrix of test, or of validation where test was not opened. Evidence: the
+    classes with their images; "class imbalance issues" where one has fewer than an equal share.
+    """
     name, result = judged_split(facts)
     if result is None or facts.task == "multilabel" or result.get("skill") == "collapsed":
         return None
@@ -260,8 +277,9 @@ def check_ignored_class(facts: Facts) -> Diagnosis | None:
     what = ", ".join(
         f"'{facts.class_names[i]}' ({int(matrix[i].sum())} images)" for i in ignored[:5]
     )
-    evidence = f"class ignored: {what} never predicted in {name}."
-    return _diagnosis("T008", "warning", evidence, "Weight the classes, or add images of these.")
+    rare = (matrix[ignored].sum(axis=1) < matrix.sum() / len(matrix)).any()
+    evidence = f"{IMBALANCE if rare else ''}class ignored: {what} never predicted in {name}."
+    return diagnosis("T008", "warning", evidence, "Weight the classes, or add images of these.")
 
 
 def check_collapsed(facts: Facts) -> Diagnosis | None:
@@ -270,10 +288,20 @@ def check_collapsed(facts: Facts) -> Diagnosis | None:
     if result is None or result.get("skill") != "collapsed":
         return None
     evidence = (
-        f"collapsed on {SPLIT_WORDS[name]}: {result.get('skill_reason') or 'one answer for all'}."
+        f"{IMBALANCE if _says_majority(facts, result) else ''}collapsed on {SPLIT_WORDS[name]}: "
+        f"{result.get('skill_reason') or 'one answer for all'}."
     )
     advice = "Do not use this model; change learning rate, class weights or network."
-    return _diagnosis("T009", "error", evidence, advice)
+    return diagnosis("T009", "error", evidence, advice)
+
+
+def _says_majority(facts: Facts, result: Mapping[str, Any]) -> bool:
+    """Whether the one answer is a class that has more than an equal share of the images."""
+    matrix = np.asarray(result.get("confusion_matrix") or [], dtype=np.int64)
+    if matrix.ndim != 2 or len(matrix) != len(facts.class_names):
+        return False
+    said = int(matrix.sum(axis=0).argmax())
+    return bool(matrix[said].sum() > 1.2 * matrix.sum() / len(matrix))
 
 
 def check_no_skill(facts: Facts) -> Diagnosis | None:
@@ -283,7 +311,7 @@ def check_no_skill(facts: Facts) -> Diagnosis | None:
         return None
     reason = result.get("skill_reason") or "not above the trivial baselines"
     evidence = f"no skill shown on {SPLIT_WORDS[name]}: {reason}."
-    return _diagnosis("T010", "error", evidence, "Do not use this model as it is.")
+    return diagnosis("T010", "error", evidence, "Do not use this model as it is.")
 
 
 def check_split_shift(facts: Facts) -> Diagnosis | None:
@@ -301,7 +329,7 @@ def check_split_shift(facts: Facts) -> Diagnosis | None:
                 f"{percent(here, 1)} of test."
             )
             advice = "Read scores that depend on prevalence (accuracy, ppv) with this in mind."
-            return _diagnosis("T012", "info", evidence, advice)
+            return diagnosis("T012", "info", evidence, advice)
     return None
 
 
@@ -321,7 +349,7 @@ def check_test_below_val(facts: Facts) -> Diagnosis | None:
             "not meet."
         )
         advice = "The test split is harder or different: expect its score on new images."
-        return _diagnosis("T013", "warning", evidence, advice)
+        return diagnosis("T013", "warning", evidence, advice)
     return None
 
 
@@ -336,7 +364,7 @@ def check_too_few(facts: Facts) -> Diagnosis | None:
         f"too few to conclude: {units}{result.get('n')} {SPLIT_WORDS[name]} images; "
         f"at least {TOO_FEW} independent ones are needed."
     )
-    return _diagnosis(
+    return diagnosis(
         "T014", "warning", evidence, "Get more test images before believing any score."
     )
 
@@ -384,11 +412,6 @@ def _majority_share(facts: Facts, split: str) -> float | None:
     return float(counts.max() / counts.sum())
 
 
-def _history(facts: Facts) -> History:
-    assert facts.history is not None
-    return facts.history
-
-
 def _finished_schedule(history: History) -> bool:
     """True if the rate was brought under a tenth: the last epochs are then meant to be best."""
     rates = history.lr[np.isfinite(history.lr)]
@@ -399,37 +422,5 @@ def _kept_early(facts: Facts, epoch: int) -> bool:
     return facts.weights_restored and facts.best_epoch is not None and facts.best_epoch <= epoch + 1
 
 
-def _tail_mean(values: NDArray[np.float64], rows: int = 2) -> float:
-    """Mean of the last finite values; one noisy epoch decides nothing."""
-    finite = values[np.isfinite(values)]
-    return float(finite[-rows:].mean()) if len(finite) else float("nan")
-
-
-def _change(start: float, end: float) -> float:
-    """Relative change from start to end; NaN from zero."""
-    return float(end / start - 1) if start else float("nan")
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """0.183 as '18 %'."""
-    return f"{100 * share:.{digits}f} %"
-
-
-def _moved(name: str, values: NDArray[np.float64]) -> str:
+def moved_words(name: str, values: NDArray[np.float64]) -> str:
     return f"{name} {values[0]:.3f} to {values[-1]:.3f}"
-
-
-def _epochs(history: History) -> str:
-    return f"{int(history.epoch[0])} to {int(history.epoch[-1])}"
-
-
-def _diagnosis(
-    code: str,
-    severity: Severity,
-    evidence: str,
-    advice: str = "",
-    *,
-    epoch: int | None = None,
-    words: str = "",
-) -> Diagnosis:
-    return Diagnosis(Finding(code, severity, evidence, advice), epoch, words)

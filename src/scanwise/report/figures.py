@@ -21,7 +21,6 @@ from scanwise.metrics.predictions import Predictions
 from scanwise.report.advice import per_class_entries
 from scanwise.report.blocks import Picture
 from scanwise.report.decision_blocks import draw_decision_curve
-from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.plots import (
     MAX_CLASSES,
     Curve,
@@ -36,6 +35,7 @@ from scanwise.report.plots import (
     plot_reliability,
     plot_roc,
 )
+from scanwise.report.rules import Diagnosis
 from scanwise.report.run_files import RunFiles
 from scanwise.report.style import inline_svg, read_alt, save_figure
 from scanwise.report.verdict import as_interval

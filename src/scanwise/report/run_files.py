@@ -33,6 +33,7 @@ class RunFiles:
     predictions: Predictions | None
     looks: Sequence[Mapping[str, str]]
     decisions: Mapping[str, Any] = field(default_factory=dict)
+    tries: Sequence[Mapping[str, Any]] = ()  # of recommendations
 
     @property
     def name(self) -> str:
@@ -94,6 +95,7 @@ class RunFiles:
             task=self.task,
             best_epoch=int(best) if best else None,
             stop_reason=str(self.training.get("stop_reason") or ""),
+            probes=self.training.get("probes") or {},
         )
 
 
@@ -118,6 +120,7 @@ def read_run(run_dir: Path) -> RunFiles:
         predictions=_read_predictions(run_dir, dataset.get("task")),
         looks=_read_ledger(run_dir / "test_ledger.csv"),
         decisions=_read_json(run_dir / "decisions.json"),
+        tries=_read_json(run_dir / "recommendations.json").get("tries") or (),
     )
 
 

@@ -27,6 +27,7 @@ class Facts:
     best_epoch: int | None = None
     stop_reason: str = ""
     weights_restored: bool = True
+    probes: Mapping[str, Any] = field(default_factory=dict)  # of training.json
 
 
 Level = Literal["ok", "val_only", "no_skill", "collapsed", "too_few", "unmeasured"]
