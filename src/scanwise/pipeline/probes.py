@@ -93,15 +93,16 @@ def _answers(
     model: nn.Module, prepared: Prepared, train: Answers, val: Answers, task: Task, seed: int
 ) -> dict[str, Any]:
     """Right answers on training and validation images, and with the batches' own statistics."""
-    own = None
+    own, off = None, None
     if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
-        with batch_statistics(model):
+        with batch_statistics(model), variances_seen(model) as seen:
             again = ask(model, plain_stream(prepared, seed, BATCH), keep_mode=True)
-        own = int(again.right.sum())
+        own, off = int(again.right.sum()), variance_off(seen)
     return {
         "n_train": len(train.targets),
         "train_right": int(train.right.sum()),
         "train_right_batch_statistics": own,
+        "variance_off": off,
         "n_val": len(val.targets),
         "val_right": int(val.right.sum()),
     }
@@ -164,6 +165,36 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
         finally:
             for layer, tracked in zip(layers, before, strict=True):
                 layer.track_running_stats = tracked
+
+
+@contextmanager
+def variances_seen(model: nn.Module) -> Iterator[dict[_BatchNorm, list[Tensor]]]:
+    """Inside, each BatchNorm notes the variance (c,) of every batch that it gets."""
+    seen: dict[_BatchNorm, list[Tensor]] = {}
+
+    def note(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        maps = given[0].float()
+        by_channel = maps.transpose(0, 1).flatten(1)
+        seen.setdefault(layer, []).append(by_channel.var(dim=1, unbiased=False).cpu())
+
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def variance_off(seen: dict[_BatchNorm, list[Tensor]]) -> float | None:
+    """By what factor stored variances miss those seen, either way: the median channel, >= 1."""
+    factors = []
+    for layer, variances in seen.items():
+        if layer.running_var is not None:
+            now = torch.stack(variances).mean(dim=0) + layer.eps
+            factors.append((now / (layer.running_var.cpu() + layer.eps)).log().abs())
+    return float(torch.cat(factors).median().exp()) if factors else None
 
 
 def pixel_shift(train: Answers, val: Answers) -> dict[str, Any]:

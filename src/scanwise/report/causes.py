@@ -26,7 +26,8 @@ FEW_A_CLASS = 20  # training images a class, on average, below which curves are 
 MIXED = 3.0  # how unevenly batches may mix the classes, in units of chance
 APART = 0.35  # from an AUROC of 0.5, at which two splits have other pixels
 MIN_APART = 20  # images a split for that
-STALE = 0.05  # share of right answers lost by stored BatchNorm statistics
+OFF = 1.2  # factor by which stored variances may miss those seen
+LOST = 0.02  # share of right answers that stored BatchNorm statistics must cost
 FAST, SLOW = 0.06, 0.003  # weights moved, as a share of their length a square root of steps
 STILL = 1e-5  # less than this is no slow movement but none
 GUESS = 1.5  # a train loss of so many times the first one's is worse than not training
@@ -76,22 +77,23 @@ def check_order(facts: Facts) -> Diagnosis | None:
 def check_batchnorm(facts: Facts) -> Diagnosis | None:
     """T020: stored BatchNorm statistics do not fit the weights: evaluated is another network.
 
-    Fires where the kept network gets at least 5 points fewer of the same training images right
-    with its stored statistics than with those of each batch, and the two 95 % intervals do not
-    meet. Evidence: both shares with their intervals.
+    Fires where the stored variance of the median channel is off by a factor of 1.2 or more from
+    that of training images as they are (healthy trainings: 1.05), and the kept network gets at
+    least 2 points more of the same images right with the statistics of each batch. Evidence: the
+    factor, and both shares with their intervals.
     """
     said = facts.probes.get("answers") or {}
-    n, own = int(said.get("n_train") or 0), said.get("train_right_batch_statistics")
-    if not n or own is None or (own - said["train_right"]) / n < STALE:
+    n, off = int(said.get("n_train") or 0), said.get("variance_off")
+    if not n or off is None or off < OFF:
         return None
-    stored = int(said["train_right"])
-    here, there = wilson_interval(stored, n), wilson_interval(own, n)
-    if (here.high or 1) >= (there.low or 0):
+    stored, own = int(said["train_right"]), int(said["train_right_batch_statistics"])
+    if (own - stored) / n < LOST:
         return None
     evidence = (
-        f"stale BatchNorm statistics: of the same {n} training images the kept network gets "
-        f"{here} right as it is evaluated, and {there} with the statistics of each batch, as it "
-        "was trained."
+        f"stale BatchNorm statistics: the stored variance of the median channel is off by a factor "
+        f"of {off:.2f}; of the same {n} training images the kept network gets "
+        f"{wilson_interval(stored, n)} right as it is evaluated, and {wilson_interval(own, n)} with "
+        "the statistics of each batch, as it was trained."
     )
     advice = "Let BatchNorm update its statistics in training, or freeze it in training too."
     return diagnosis("T020", "warning", evidence, advice)
