@@ -347,6 +347,95 @@ def is_right(case: Case, found: list[tuple[str, str]]) -> bool:
     return bool(found) and found[0][0] in EXPECTED[case.fault]
 
 
+def table(seeds: list[int]) -> str:
+    """The table of the runs that are there: held-out seeds, and beside it the one tuned on."""
+    lines = [
+        "| fault | how it was put in | right first | held-out runs | tuned on (seed 0) | instead |",
+        "|---|---|---|---|---|---|",
+    ]
+    sums = {"faulty": [0, 0], "healthy": [0, 0]}
+    for fault in (*EXPECTED, "healthy"):
+        done = [case for case in cases(seeds, fault) if (case.folder / "done.json").is_file()]
+        judged = [(case, codes(case)) for case in done]
+        held = [one for one in judged if one[0].seed % 50 != TUNED_ON]
+        tuned = [one for one in judged if one[0].seed % 50 == TUNED_ON]
+        right = [is_right(*one) for one in held]
+        kind = "healthy" if fault == "healthy" else "faulty"
+        sums[kind][0] += sum(right)
+        sums[kind][1] += len(right)
+        wanted = "no T warning" if fault == "healthy" else " or ".join(EXPECTED[fault])
+        others = [
+            f"{case.data} {case.seed}: {_said(case, found)}"
+            for (case, found), good in zip(held, right, strict=True)
+            if not good
+        ]
+        lines.append(
+            f"| {fault} | {HOW[fault]} | {wanted} | {sum(right)} of {len(right)} | "
+            f"{sum(is_right(*one) for one in tuned)} of {len(tuned)} | {'; '.join(others) or '–'} |"
+        )
+    from scanwise.metrics.intervals import wilson_interval
+
+    words = [
+        f"{kind} runs right: {wilson_interval(*count)} ({count[0]} of {count[1]})"
+        for kind, count in sums.items()
+        if count[1]
+    ]
+    lines += ["", f"Held-out seeds, with 95 % intervals (Wilson): {'; '.join(words)}."]
+    return "\n".join(lines)
+
+
+def _said(case: Case, found: list[tuple[str, str]]) -> str:
+    if case.fault != "healthy":
+        return found[0][0] if found else "nothing"
+    return " ".join(code for code, how in found if code.startswith("T") and how != "info")
+
+
+def write_fixtures() -> None:
+    """What the rules read of every run of seed 1 (held out), small enough to keep with the tests."""
+    from scanwise.report.run_files import read_run
+
+    recorded = []
+    for case in cases([1]):
+        if not (case.folder / "done.json").is_file() or case.fault == "leaked test images":
+            continue
+        if json.loads((case.folder / "done.json").read_text())["stopped"]:
+            continue
+        facts = read_run(case.folder).facts()
+        history = facts.history
+        assert history is not None
+        kept = ("n", "skill", "skill_reason", "accuracy", "balanced_accuracy", "auroc_macro",
+                "confusion_matrix", "too_few_to_conclude", "num_groups")  # fmt: skip
+        recorded.append(
+            {
+                "fault": case.fault, "data": case.data, "seed": case.seed,
+                "history": [
+                    {
+                        name: _short(float(getattr(history, name)[row]))
+                        for name in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr")
+                    }
+                    for row in range(len(history))
+                ],
+                "splits": {
+                    name: _short({key: result[key] for key in kept if key in result})
+                    for name, result in facts.splits.items()
+                },
+                "counts": dict(facts.counts), "class_names": list(facts.class_names),
+                "best_epoch": facts.best_epoch, "probes": _short(dict(facts.probes)),
+            }
+        )  # fmt: skip
+    lines = ",\n".join(json.dumps(one) for one in recorded)
+    RECORDED.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def _short(value: Any) -> Any:
+    """Numbers to five digits."""
+    if isinstance(value, dict):
+        return {key: _short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("train", "table", "fixtures", "show"))
@@ -367,6 +456,15 @@ def main() -> None:
                 found = codes(case)
                 mark = "ok   " if is_right(case, found) else "WRONG"
                 print(mark, f"{case.folder.name:45}", " ".join(f"{c}{s[0]}" for c, s in found))
+    elif given.what == "fixtures":
+        write_fixtures()
+    else:
+        text = table([int(word) for word in given.seeds.split(",")])
+        print(text)
+        if given.write:
+            before, _, rest = DOCS.read_text(encoding="utf-8").partition(START)
+            after = rest.partition(END)[2]
+            DOCS.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

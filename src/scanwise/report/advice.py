@@ -195,7 +195,10 @@ def _batch_norm_option(model: str) -> Option:
 
 
 def repair_leak(situation: Situation) -> Recommendation | None:
-    """A001: images shared by train and test make every score too good."""
+    """A001: images shared by train and test make every score too good.
+
+    Fires on leaked test images, unless the split is an official one. Evidence: their number.
+    """
     shared = situation.leaked_test_images
     if not shared or situation.benchmark:
         return None
@@ -228,7 +231,8 @@ _OF_THE_LEAK = {"splits", "accept_leak"}
 def lower_rate(situation: Situation) -> Recommendation | None:
     """A002: divergence, noise or a rate found too high asks for a lower learning rate.
 
-    A tenth where it was too high or diverged, a third where validation loss was only noisy.
+    Fires on T015, T004 or T005. A tenth where it was too high or diverged, a third where
+    validation loss was only noisy.
     """
     finding, rate = situation.has("T015", "T004", "T005"), situation.setting("lr")
     if finding is None or not rate:
@@ -245,7 +249,11 @@ def lower_rate(situation: Situation) -> Recommendation | None:
 
 
 def balance_classes(situation: Situation) -> Recommendation | None:
-    """A003: a class is never predicted, or the model collapsed; nothing balances the classes."""
+    """A003: a class is never predicted, or the model collapsed; nothing balances the classes.
+
+    Fires on T008 or T009 where neither class weights, sampler nor SMOTE are on. Tried on balanced
+    accuracy.
+    """
     finding = situation.has("T008", "T009")
     balancing = next(option for option in options(situation) if option.name == "class balancing")
     if finding is None or balancing.on or situation.facts.task == "multilabel":
@@ -262,7 +270,10 @@ def balance_classes(situation: Situation) -> Recommendation | None:
 
 
 def stronger_augmentation(situation: Situation) -> Recommendation | None:
-    """A004: overfitting, and augmentation is off or weak."""
+    """A004: overfitting, and augmentation is off or weak.
+
+    Fires on T001; the guide's "more data augmentation".
+    """
     finding = situation.has("T001")
     now = str(situation.setting("augment") or "none")
     if finding is None or now not in STRENGTHS[:-1]:
@@ -279,7 +290,10 @@ def stronger_augmentation(situation: Situation) -> Recommendation | None:
 
 
 def schedule_rate(situation: Situation) -> Recommendation | None:
-    """A005: a plateau or noise at a constant learning rate."""
+    """A005: a plateau or noise at a constant learning rate.
+
+    Fires on T003, T005 or T001 where no schedule is on.
+    """
     finding = situation.has("T003", "T005", "T001")
     if finding is None or situation.setting("scheduler") not in (None, "none"):
         return None
@@ -294,7 +308,10 @@ def schedule_rate(situation: Situation) -> Recommendation | None:
 
 
 def smaller_model(situation: Situation) -> Recommendation | None:
-    """A006: overfitting with many more parameters than training images."""
+    """A006: overfitting with many more parameters than training images.
+
+    Fires on T001 with 50 parameters or more a training image.
+    """
     finding, smaller = situation.has("T001"), _smaller(str(situation.setting("model") or ""))
     if finding is None or smaller is None or not situation.parameters or not situation.n_train:
         return None
@@ -323,7 +340,10 @@ def _smaller(model: str) -> str | None:
 
 
 def more_dropout(situation: Situation) -> Recommendation | None:
-    """A007: overfitting without dropout."""
+    """A007: overfitting without dropout.
+
+    Fires on T001 where dropout is 0; the guide's "more dropout".
+    """
     finding = situation.has("T001")
     if finding is None or float(situation.setting("dropout") or 0) > 0:
         return None
@@ -338,7 +358,10 @@ def more_dropout(situation: Situation) -> Recommendation | None:
 
 
 def more_epochs(situation: Situation) -> Recommendation | None:
-    """A008: still improving when it stopped, or too short to judge."""
+    """A008: still improving when it stopped, or too short to judge.
+
+    Fires on T006 or T007; the guide's "more epochs". Twice as many, and at least ten.
+    """
     finding, epochs = situation.has("T006", "T007"), situation.setting("epochs")
     if finding is None or not epochs:
         return None
@@ -354,7 +377,10 @@ def more_epochs(situation: Situation) -> Recommendation | None:
 
 
 def larger_model(situation: Situation) -> Recommendation | None:
-    """A009: underfitting with a small network."""
+    """A009: underfitting with a small network.
+
+    Fires on T002; the guide's "larger model".
+    """
     finding, larger = situation.has("T002"), LARGER.get(situation.model)
     if finding is None or larger is None:
         return None
@@ -369,7 +395,10 @@ def larger_model(situation: Situation) -> Recommendation | None:
 
 
 def batch_normalisation(situation: Situation) -> Recommendation | None:
-    """A010: unstable or poor training in a network without batch normalisation."""
+    """A010: unstable or poor training in a network without batch normalisation.
+
+    Fires on T005, T004, T010 or T001 of an MLP.
+    """
     finding = situation.has("T005", "T004", "T010", "T001")
     if finding is None or situation.model != "mlp":
         return None
@@ -384,7 +413,11 @@ def batch_normalisation(situation: Situation) -> Recommendation | None:
 
 
 def stop_early(situation: Situation) -> Recommendation | None:
-    """A011: epochs after the best one were wasted."""
+    """A011: epochs after the best one were wasted.
+
+    Fires on T001 where five epochs or more came after the best one and patience is 0; the
+    guide's "fewer epochs".
+    """
     finding, history = situation.has("T001"), situation.facts.history
     if finding is None or history is None or int(situation.setting("patience") or 0) > 0:
         return None
@@ -405,7 +438,11 @@ def stop_early(situation: Situation) -> Recommendation | None:
 
 
 def more_images(situation: Situation) -> Recommendation | None:
-    """A012: the class with the lowest sensitivity is also one that few images decide."""
+    """A012: the class with the lowest sensitivity is also one that few images decide.
+
+    Fires under 100 images of it, with a sensitivity under 0.8 and an interval wider than 0.1.
+    Never tried by itself.
+    """
     facts = situation.facts
     if facts.history is None and not facts.splits:
         return None
@@ -426,7 +463,10 @@ def more_images(situation: Situation) -> Recommendation | None:
 
 
 def raise_rate(situation: Situation) -> Recommendation | None:
-    """A013: the learning rate was too low (the guide: "higher learning rate")."""
+    """A013: the learning rate was too low (the guide: "higher learning rate").
+
+    Fires on T016. Ten times the rate.
+    """
     finding, rate = situation.has("T016"), situation.setting("lr")
     if finding is None or not rate:
         return None
@@ -463,7 +503,10 @@ def alike_images(situation: Situation) -> Recommendation | None:
 
 
 def look_at_labels(situation: Situation) -> Recommendation | None:
-    """A015: training labels look wrong. Never tried by itself: its user must look at them."""
+    """A015: training labels look wrong. Never tried by itself: its user must look at them.
+
+    Fires on T018.
+    """
     finding = situation.has("T018")
     if finding is None:
         return None
@@ -499,7 +542,10 @@ def cross_validate(situation: Situation) -> Recommendation | None:
 
 
 def more_of_all(situation: Situation) -> Recommendation | None:
-    """A017: too few training images for any judgement. Never tried by itself."""
+    """A017: too few training images for any judgement. Never tried by itself.
+
+    Fires on T021.
+    """
     finding = situation.has("T021")
     if finding is None:
         return None

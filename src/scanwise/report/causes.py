@@ -90,10 +90,10 @@ def check_batchnorm(facts: Facts) -> Diagnosis | None:
     if (own - stored) / n < LOST:
         return None
     evidence = (
-        f"stale BatchNorm statistics: the stored variance of the median channel is off by a factor "
+        "stale BatchNorm statistics: the stored variance of the median channel is off by a factor "
         f"of {off:.2f}; of the same {n} training images the kept network gets "
-        f"{wilson_interval(stored, n)} right as it is evaluated, and {wilson_interval(own, n)} with "
-        "the statistics of each batch, as it was trained."
+        f"{wilson_interval(stored, n)} right as it is evaluated, and {wilson_interval(own, n)} "
+        "with the statistics of each batch, as it was trained."
     )
     advice = "Let BatchNorm update its statistics in training, or freeze it in training too."
     return diagnosis("T020", "warning", evidence, advice)

@@ -86,7 +86,11 @@ def _rules(facts: Facts) -> tuple[Rule, ...]:
 
 
 def check_good_run(facts: Facts) -> Diagnosis:
-    """T000: losses fell, accuracies rose, no rule objects: the guide's picture of a good run."""
+    """T000: losses fell, accuracies rose, no rule objects: the guide's picture of a good run.
+
+    Fires where no rule has an error or a warning. Evidence: first and last train loss,
+    validation loss and validation accuracy.
+    """
     history = history_of(facts)
     parts = [
         f"{moved_words('train loss', history.loss)}, {moved_words('val_loss', history.val_loss)}",
@@ -97,7 +101,11 @@ def check_good_run(facts: Facts) -> Diagnosis:
 
 
 def check_overfitting(facts: Facts) -> Diagnosis | None:
-    """T001: validation loss rises from its lowest point while train loss goes on falling."""
+    """T001: validation loss rises from its lowest point while train loss goes on falling.
+
+    Fires where the last two validation losses lie 10 % or more above the lowest while train loss
+    fell by 10 % or more since then. Evidence: both changes, and the epoch of the lowest.
+    """
     history = history_of(facts)
     best = history.best_row()
     if best is None or best >= len(history) - 2:
@@ -118,7 +126,12 @@ def check_overfitting(facts: Facts) -> Diagnosis | None:
 
 
 def check_underfitting(facts: Facts) -> Diagnosis | None:
-    """T002: train loss hardly fell and train accuracy stays near that of the largest class."""
+    """T002: train loss hardly fell and train accuracy stays near that of the largest class.
+
+    Fires where train loss fell by under 30 % and train accuracy is under a quarter of the way
+    from the largest class's share to 1, and nothing overfits. Evidence: the fall, the accuracy,
+    that share.
+    """
     history = history_of(facts)
     majority = _majority_share(facts, "train")
     first, last = history.loss[0], tail_mean(history.loss)
@@ -138,7 +151,11 @@ def check_underfitting(facts: Facts) -> Diagnosis | None:
 
 
 def check_plateau(facts: Facts) -> Diagnosis | None:
-    """T003: neither loss moved by 2 % over the last third, at a constant learning rate."""
+    """T003: neither loss moved by 2 % over the last third, at a constant learning rate.
+
+    Fires from seven epochs on, over the last third of them but at least five. Evidence: both
+    losses, by how much they moved, since which epoch, and the rate.
+    """
     history = history_of(facts)
     window = max(5, len(history) // 3)
     if len(history) <= window + 1:
@@ -163,7 +180,11 @@ def check_plateau(facts: Facts) -> Diagnosis | None:
 
 
 def check_divergence(facts: Facts) -> Diagnosis | None:
-    """T004: a loss became infinite, or train loss ended far above its lowest."""
+    """T004: a loss became infinite, or train loss ended far above its lowest.
+
+    Fires where train loss is no finite number, or ends at 1.5 times its lowest or more and above
+    where it began. Evidence: the epoch, and the losses.
+    """
     history = history_of(facts)
     broken = ~np.isfinite(history.loss)
     if broken.any():
@@ -184,7 +205,12 @@ def check_divergence(facts: Facts) -> Diagnosis | None:
 
 
 def check_noisy(facts: Facts) -> Diagnosis | None:
-    """T005: validation loss jumps up and down, and train loss rises too often to be a descent."""
+    """T005: validation loss jumps up and down, and train loss rises too often to be a descent.
+
+    Fires from eight epochs on where a quarter of the steps from epoch to epoch, and three at
+    least, raise validation loss by over 20 %; the first fifth of the epochs does not count.
+    Evidence: how many jumps, the largest one and its epoch, how often train loss rose.
+    """
     history = history_of(facts)
     if len(history) < 8:
         return None
@@ -207,7 +233,11 @@ def check_noisy(facts: Facts) -> Diagnosis | None:
 
 
 def check_still_improving(facts: Facts) -> Diagnosis | None:
-    """T006: the last epochs are the best ones and validation loss falls at over 1 % an epoch."""
+    """T006: the last epochs are the best ones and validation loss falls at over 1 % an epoch.
+
+    Not where the schedule has ended or under 5 % error is left. Evidence: the fall over the last
+    fifth of the epochs.
+    """
     history = history_of(facts)
     best = history.best_row()
     window = max(3, len(history) // 5)
@@ -228,7 +258,10 @@ def check_still_improving(facts: Facts) -> Diagnosis | None:
 
 
 def check_too_short(facts: Facts) -> Diagnosis | None:
-    """T007: under three epochs no curve can be judged."""
+    """T007: under three epochs no curve can be judged.
+
+    Evidence: the number of epochs.
+    """
     history = history_of(facts)
     count = len(history)
     evidence = (
@@ -239,7 +272,11 @@ def check_too_short(facts: Facts) -> Diagnosis | None:
 
 
 def check_val_unlike_train(facts: Facts) -> Diagnosis | None:
-    """T011: validation accuracy lies far below train accuracy from the first half on."""
+    """T011: validation accuracy lies far below train accuracy from the first half on.
+
+    Fires where the median gap of the first half of the epochs and the gap at the end are both
+    over 0.12, and nothing overfits. Evidence: both gaps.
+    """
     history = history_of(facts)
     if check_overfitting(facts) is not None or len(history) < 4:
         return None
@@ -283,7 +320,11 @@ def check_ignored_class(facts: Facts) -> Diagnosis | None:
 
 
 def check_collapsed(facts: Facts) -> Diagnosis | None:
-    """T009: (nearly) all images get one answer."""
+    """T009: (nearly) all images get one answer.
+
+    Fires where metrics.json says `collapsed`: 95 % or more of the images get one class. Evidence:
+    its reason; "class imbalance issues" where that class is the commonest.
+    """
     name, result = judged_split(facts)
     if result is None or result.get("skill") != "collapsed":
         return None
@@ -305,7 +346,10 @@ def _says_majority(facts: Facts, result: Mapping[str, Any]) -> bool:
 
 
 def check_no_skill(facts: Facts) -> Diagnosis | None:
-    """T010: the score's interval reaches down to what a trivial answer scores."""
+    """T010: the score's interval reaches down to what a trivial answer scores.
+
+    Fires where metrics.json says `no_skill`. Evidence: its reason, with the interval.
+    """
     name, result = judged_split(facts)
     if result is None or result.get("skill") != "no_skill":
         return None
@@ -315,7 +359,11 @@ def check_no_skill(facts: Facts) -> Diagnosis | None:
 
 
 def check_split_shift(facts: Facts) -> Diagnosis | None:
-    """T012: the classes have other shares in test than in validation (or than in train)."""
+    """T012: the classes have other shares in test than in validation (or than in train).
+
+    Fires where the shares differ by 10 % in all, and by two standard errors. Evidence: the
+    distance, and the class that moved most.
+    """
     if facts.task == "multilabel":
         return None
     for reference in ("val", "train"):
@@ -334,7 +382,10 @@ def check_split_shift(facts: Facts) -> Diagnosis | None:
 
 
 def check_test_below_val(facts: Facts) -> Diagnosis | None:
-    """T013: the test score lies below the validation score and their intervals do not meet."""
+    """T013: the test score lies below the validation score and their intervals do not meet.
+
+    Fires on balanced accuracy, accuracy or AUROC. Evidence: both scores with their intervals.
+    """
     for metric, words in (
         ("balanced_accuracy", "balanced accuracy"),
         ("accuracy", "accuracy"),
@@ -354,7 +405,10 @@ def check_test_below_val(facts: Facts) -> Diagnosis | None:
 
 
 def check_too_few(facts: Facts) -> Diagnosis | None:
-    """T014: under 30 images (or groups, where there are any) in the judged split."""
+    """T014: under 30 images (or groups, where there are any) in the judged split.
+
+    Evidence: the number of images and groups.
+    """
     name, result = judged_split(facts)
     if result is None or not is_too_few(result):
         return None
