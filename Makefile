@@ -39,6 +39,7 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_guide.py
+	$(BIN)/python docs/make_diagnosis.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scanwise needs Python 3.11 or newer; say which: make PYTHON=python3.12")'

@@ -391,7 +391,7 @@ def _said(case: Case, found: list[tuple[str, str]]) -> str:
 
 
 def write_fixtures() -> None:
-    """What the rules read of every run of seed 1 (held out), small enough to keep with the tests."""
+    """What the rules read of every run of seed 1, small enough to keep with the tests."""
     from scanwise.report.run_files import read_run
 
     recorded = []
