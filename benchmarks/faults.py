@@ -9,7 +9,7 @@ scanwise is replaced while it trains. Each run goes through the product's own ma
 files that the rules read (no weights), and is kept: rules can be changed without training again.
 
 What counts as right was written down before any threshold was tuned (EXPECTED). Thresholds were
-tuned on seed 0 alone; the table counts the other seeds.
+tuned on the seeds of TUNED_ON [0]; the table counts the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ RUNS = ROOT / "runs" / "faults"
 SHARED = Path(os.environ.get("SCANWISE_SHARED", ROOT.parent / "shared"))
 DOCS, RECORDED = ROOT / "docs" / "diagnosis.md", ROOT / "tests" / "faults" / "recorded.json"
 START, END = "<!-- faults: start -->", "<!-- faults: end -->"
-TUNED_ON = 0  # the seed that thresholds were tuned on
+# Seeds that thresholds were tuned on [0]. Stale BatchNorm was missed three times in seeds 1 and 2,
+# where the kept epoch lay before the fault began to show; since then the last epoch is asked too,
+# and only later seeds are held out.
+TUNED_ON = {"stale BatchNorm": (0, 1, 2)}
 WIDTH, RATE = 8, 4e-3
 DATA = {"cells": 24, "pneumonia": 12, "breast": 20, "bccd": 15}  # epochs that a healthy run needs
 
@@ -350,15 +353,16 @@ def is_right(case: Case, found: list[tuple[str, str]]) -> bool:
 def table(seeds: list[int]) -> str:
     """The table of the runs that are there: held-out seeds, and beside it the one tuned on."""
     lines = [
-        "| fault | how it was put in | right first | held-out runs | tuned on (seed 0) | instead |",
+        "| fault | how it was put in | right first | held-out runs | tuned on | instead |",
         "|---|---|---|---|---|---|",
     ]
     sums = {"faulty": [0, 0], "healthy": [0, 0]}
     for fault in (*EXPECTED, "healthy"):
         done = [case for case in cases(seeds, fault) if (case.folder / "done.json").is_file()]
         judged = [(case, codes(case)) for case in done]
-        held = [one for one in judged if one[0].seed % 50 != TUNED_ON]
-        tuned = [one for one in judged if one[0].seed % 50 == TUNED_ON]
+        seen = TUNED_ON.get(fault, (0,))
+        held = [one for one in judged if one[0].seed % 50 not in seen]
+        tuned = [one for one in judged if one[0].seed % 50 in seen]
         right = [is_right(*one) for one in held]
         kind = "healthy" if fault == "healthy" else "faulty"
         sums[kind][0] += sum(right)
@@ -440,7 +444,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("train", "table", "fixtures", "show"))
     parser.add_argument("--part", default="0/1", help="I/N: every N-th case, from the I-th on.")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()

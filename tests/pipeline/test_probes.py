@@ -101,5 +101,6 @@ def test_a_run_records_its_probes(disc_run) -> None:
     val = disc_run.metrics["splits"]["val"]
     assert said["val_right"] == round(val["accuracy"]["value"] * val["n"])
     assert 1 <= said["variance_off"] < 1.2
+    assert 1 <= said["last"]["variance_off"] < 1.2
     assert abs(found["pixels"]["brightness"]["auroc"] - 0.5) < 0.2
     assert found["border"]["auroc"] < 0.9

@@ -84,6 +84,8 @@ def test_a_healthy_run_stays_a_good_run() -> None:
          ("brightness is 0.00", "-2.10", "0.980")),
         (facts("answers", variance_off=1.5, train_right_batch_statistics=380), "T020",
          ("factor of 1.50", "0.850 [", "0.950 [")),
+        (facts("answers", last={"train_right": 200, "train_right_batch_statistics": 380,
+                                "variance_off": 1.9}), "T020", ("last epoch's network", "1.90")),
         (facts("border", auroc=0.999), "T022", ("top left corner", "3×3 px", "'ill'", "0.999")),
     ],
 )  # fmt: skip

@@ -6,9 +6,11 @@ test split is not read. The answers go to `probes` of training.json; `report.cau
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scanwise.core.types import Dataset, Split, Task
+from scanwise.core.types import Dataset, Split
 from scanwise.data.border import border_probe
 from scanwise.metrics.ranks import auroc
 from scanwise.pipeline.prepared import Prepared
 from scanwise.prepare.batches import Batches, batch_bounds
+from scanwise.training import checkpoint
 from scanwise.training.validation import EvaluationStream, evaluating
 
 SAMPLE = 512  # training images that are asked
@@ -51,6 +54,7 @@ def probe_training(
     seed: int,
     weights_moved: float | None,
     steps: int,
+    last: Path | None = None,
 ) -> dict[str, Any]:
     """`probes` of training.json.
 
@@ -63,6 +67,7 @@ def probe_training(
         seed: Draws the training images.
         weights_moved: See `moved`.
         steps: Of the optimiser, up to the weights that were kept.
+        last: Checkpoint of the last epoch, if there is one.
     """
     found: dict[str, Any] = {
         "weights_moved": weights_moved,
@@ -80,7 +85,7 @@ def probe_training(
     train, val = ask(model, stream), ask(model, prepared.val)
     found["pixels"] = pixel_shift(train, val)
     if model is not None:
-        found["answers"] = _answers(model, prepared, train, val, dataset.task, seed)
+        found["answers"] = _answers(model, prepared, train, val, seed, last)
     if dataset.task != "multilabel":
         border = border_probe(
             dataset.images, dataset.targets, dataset.class_names, split.train, seed=seed
@@ -90,22 +95,53 @@ def probe_training(
 
 
 def _answers(
-    model: nn.Module, prepared: Prepared, train: Answers, val: Answers, task: Task, seed: int
+    model: nn.Module,
+    prepared: Prepared,
+    train: Answers,
+    val: Answers,
+    seed: int,
+    last: Path | None,
 ) -> dict[str, Any]:
     """Right answers on training and validation images, and with the batches' own statistics."""
+    kept = _two_ways(model, prepared, train, seed)
+    final = None
+    if last is not None and last.is_file() and kept["variance_off"] is not None:
+        other = _last_weights(model, last)
+        asked = ask(other, plain_stream(prepared, seed, prepared.val.batch_size))
+        final = _two_ways(other, prepared, asked, seed)
+    return {
+        "n_train": len(train.targets),
+        **kept,
+        "last": final,  # the same of the last epoch's weights
+        "n_val": len(val.targets),
+        "val_right": int(val.right.sum()),
+    }
+
+
+def _two_ways(model: nn.Module, prepared: Prepared, stored: Answers, seed: int) -> dict[str, Any]:
+    """Right answers by stored and by the batches' own statistics, and how far these lie apart."""
     own, off = None, None
     if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         with batch_statistics(model), variances_seen(model) as seen:
             again = ask(model, plain_stream(prepared, seed, BATCH), keep_mode=True)
         own, off = int(again.right.sum()), variance_off(seen)
     return {
-        "n_train": len(train.targets),
-        "train_right": int(train.right.sum()),
+        "train_right": int(stored.right.sum()),
         "train_right_batch_statistics": own,
         "variance_off": off,
-        "n_val": len(val.targets),
-        "val_right": int(val.right.sum()),
     }
+
+
+def _last_weights(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of the network with the weights (the averaged ones, if any) of the last epoch.
+
+    The kept epoch may lie before a fault began to show.
+    """
+    tensors = checkpoint.load_tensors(path)[0]
+    averaged = any(name.startswith("average/") for name in tensors)
+    other = copy.deepcopy(model)
+    checkpoint.load_model(other, tensors, "average/" if averaged else "model/")
+    return other
 
 
 def plain_stream(prepared: Prepared, seed: int, batch_size: int) -> Batches:

@@ -53,6 +53,7 @@ from scanwise.prepare.augment import parse_augmentation
 from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
+from scanwise.training.checkpoint import LAST
 from scanwise.training.device import describe_device, pick_device
 from scanwise.training.team import ALONE, Team, join_team
 
@@ -493,6 +494,7 @@ def finish(
         seed=config.seed,
         weights_moved=trained.weights_moved,
         steps=trained.result.best_epoch * trained.prepared.train.steps_per_epoch,
+        last=run.path / "checkpoints" / LAST,
     )
     run.write("training.json", facts)
     durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}

@@ -78,25 +78,29 @@ def check_batchnorm(facts: Facts) -> Diagnosis | None:
     """T020: stored BatchNorm statistics do not fit the weights: evaluated is another network.
 
     Fires where the stored variance of the median channel is off by a factor of 1.2 or more from
-    that of training images as they are (healthy trainings: 1.05), and the kept network gets at
-    least 2 points more of the same images right with the statistics of each batch. Evidence: the
-    factor, and both shares with their intervals.
+    that of training images as they are (healthy trainings: 1.05), and the network gets at least 2
+    points more of the same images right with the statistics of each batch: with the weights that
+    were kept, or with those of the last epoch. Evidence: the factor, and both shares with their
+    intervals.
     """
     said = facts.probes.get("answers") or {}
-    n, off = int(said.get("n_train") or 0), said.get("variance_off")
-    if not n or off is None or off < OFF:
-        return None
-    stored, own = int(said["train_right"]), int(said["train_right_batch_statistics"])
-    if (own - stored) / n < LOST:
-        return None
-    evidence = (
-        "stale BatchNorm statistics: the stored variance of the median channel is off by a factor "
-        f"of {off:.2f}; of the same {n} training images the kept network gets "
-        f"{wilson_interval(stored, n)} right as it is evaluated, and {wilson_interval(own, n)} "
-        "with the statistics of each batch, as it was trained."
-    )
-    advice = "Let BatchNorm update its statistics in training, or freeze it in training too."
-    return diagnosis("T020", "warning", evidence, advice)
+    n = int(said.get("n_train") or 0)
+    for which, one in (("kept", said), ("last epoch's", said.get("last") or {})):
+        off = one.get("variance_off")
+        if not n or off is None or off < OFF:
+            continue
+        stored, own = int(one["train_right"]), int(one["train_right_batch_statistics"])
+        if (own - stored) / n < LOST:
+            continue
+        evidence = (
+            "stale BatchNorm statistics: the stored variance of the median channel is off by a "
+            f"factor of {off:.2f}; of the same {n} training images the {which} network gets "
+            f"{wilson_interval(stored, n)} right as it is evaluated, and {wilson_interval(own, n)} "
+            "with the statistics of each batch, as it was trained."
+        )
+        advice = "Let BatchNorm update its statistics in training, or freeze it in training too."
+        return diagnosis("T020", "warning", evidence, advice)
+    return None
 
 
 def check_pixels(facts: Facts) -> Diagnosis | None:
