@@ -65,6 +65,7 @@ def test_recorded_trainings_are_judged_as_before(case: dict[str, Any]) -> None:
 
 KNOWN_WRONG = {
     "healthy-cells-1",  # T002: it did learn little in 24 epochs
+    "healthy-pneumonia-51",  # T013: true of the data, whose test split is the harder one
 }
 
 
