@@ -272,7 +272,8 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 for verb in (
-    compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal, recommend,
+    compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
+    recommend,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")
