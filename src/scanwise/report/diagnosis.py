@@ -126,28 +126,40 @@ def check_overfitting(facts: Facts) -> Diagnosis | None:
 
 
 def check_underfitting(facts: Facts) -> Diagnosis | None:
-    """T002: train loss hardly fell and train accuracy stays near that of the largest class.
+    """T002: train loss hardly fell, and both accuracies stay near that of the largest class.
 
-    Fires where train loss fell by under 30 % and train accuracy is under a quarter of the way
-    from the largest class's share to 1, and nothing overfits. Evidence: the fall, the accuracy,
-    that share.
+    Fires where train loss fell by under 30 %, train and validation accuracy both are under a
+    quarter of the way from the largest class's share to 1, validation's balanced accuracy is under
+    a quarter of the way from chance to 1, and nothing overfits. (Augmented images may be hard to a
+    network that does well on plain ones; class weights trade accuracy for balanced accuracy.)
+    Evidence: the fall, the accuracies, that share.
     """
     history = history_of(facts)
     majority = _majority_share(facts, "train")
     first, last = history.loss[0], tail_mean(history.loss)
-    fall, accuracy = -change(first, last), tail_mean(history.accuracy)
+    fall = -change(first, last)
+    accuracy, val_accuracy = tail_mean(history.accuracy), tail_mean(history.val_accuracy)
     slow = -0.05 < fall < (0.15 if majority is None else 0.30)  # a rise is another finding
-    low = majority is None or accuracy < majority + 0.25 * (1 - majority)
+    low = majority is None or not (
+        _has_learned(accuracy, majority)
+        or _has_learned(val_accuracy, majority)
+        or _has_learned(tail_mean(history.val_balanced_acc), 1 / max(len(facts.class_names), 2))
+    )
     # What overfits has learned something; both at once would advise a larger and a smaller network.
     if not (slow and low) or check_overfitting(facts) is not None:
         return None
     beside = "" if majority is None else f", with the largest class at {majority:.3f}"
     evidence = (
         f"underfitting: train loss fell only {percent(max(fall, 0.0))} ({first:.3f} to {last:.3f}) "
-        f"over epochs {epochs_words(history)} and train accuracy is {accuracy:.3f}{beside} "
-        "(means of the last epochs)."
+        f"over epochs {epochs_words(history)}; train accuracy is {accuracy:.3f}, validation "
+        f"accuracy {val_accuracy:.3f}{beside} (means of the last epochs)."
     )
     return diagnosis("T002", "warning", evidence, "More epochs, a larger network or a higher rate.")
+
+
+def _has_learned(score: float, trivial: float) -> bool:
+    """A quarter of the way from what a trivial answer scores to 1; False for NaN."""
+    return score >= trivial + 0.25 * (1 - trivial)
 
 
 def check_plateau(facts: Facts) -> Diagnosis | None:

@@ -22,6 +22,7 @@ COLUMNS = (
     "seconds",
     "ms_per_step",
     "images_per_s",
+    "val_balanced_acc",
 )
 
 
@@ -41,6 +42,7 @@ class History:
     seconds: NDArray[np.float64]
     ms_per_step: NDArray[np.float64]
     images_per_s: NDArray[np.float64]
+    val_balanced_acc: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.epoch)
