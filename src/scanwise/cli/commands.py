@@ -22,6 +22,7 @@ from scanwise.cli.compare import (
 from scanwise.cli.conformal import conformal
 from scanwise.cli.ensemble import ensemble
 from scanwise.cli.evaluate import evaluate
+from scanwise.cli.explain import explain
 from scanwise.cli.launch import start_processes
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
@@ -273,7 +274,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend,
+    recommend, explain,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")

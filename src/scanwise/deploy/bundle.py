@@ -227,7 +227,7 @@ class Bundle:
 
             return EnsembleBundle.from_folder(folder, stated)
         config = BundleConfig.from_json(stated)
-        network = model or _rebuild(config)
+        network = model or random_network(config)
         try:
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except RuntimeError as error:
@@ -287,7 +287,7 @@ class Bundle:
         return BundlePredictions(
             samples,
             probabilities,
-            tuple(self._label(row) for row in probabilities),
+            tuple(self.label(row) for row in probabilities),
             self.class_names,
             reasons,
             above_threshold=self._names(probabilities >= bars) if thresholds else None,
@@ -344,7 +344,8 @@ class Bundle:
         pixels = np.stack(read) if read else np.empty((0, *self.config.size_px, 1), np.uint8)
         return pixels, np.array(rows, np.int64), reasons
 
-    def _label(self, probabilities: NDArray[np.float64]) -> str:
+    def label(self, probabilities: NDArray[np.float64]) -> str:
+        """The answer to one image, (k,): its class, or 'a|b' of several labels; '' if NaN."""
         if np.isnan(probabilities).any():
             return ""
         if self.config.task == "multilabel":
@@ -500,7 +501,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _rebuild(config: BundleConfig) -> nn.Module:
+def random_network(config: BundleConfig) -> nn.Module:
+    """The network that a bundle states, with random weights from torch's global generator.
+
+    Raises:
+        ModelError: If it is the user's own module.
+    """
     if config.architecture.startswith("custom:"):
         raise ModelError(
             f"the bundle was trained with your own module ({config.architecture[7:]}); give it: "

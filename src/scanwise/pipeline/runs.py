@@ -33,6 +33,7 @@ CONTENTS = (
     "decisions.json", "test_ledger.csv", "reproduction.json", "recommendations.json",
     "report.html", "report.md", "report.json", "checkpoints", "bundle", "plots", "errors",
     "baselines", "medmnist", "ensemble.yaml", "answers", "tensorboard", "mlruns",
+    "explanations",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

@@ -13,6 +13,7 @@ from scanwise.metrics.verify import TOLERANCE, Mismatch, differences, verify_met
 from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
+from scanwise.pipeline.explanations_verify import verify_explanations
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.tries import read_tries, recomputed_tries
@@ -84,6 +85,7 @@ def verify_run(path: Path) -> Verification:
         found += differences("ensemble", metrics["ensemble"], truth, TOLERANCE)
     found += verify_decisions(run, predictions, metrics)
     found += _edited("recommendations.json.tries", read_tries(run), recomputed_tries(run))
+    found += verify_explanations(run, predictions)
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]

@@ -31,6 +31,7 @@ from scanwise.report.blocks import (
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.decision_blocks import decision_blocks
 from scanwise.report.ensemble import ensemble_blocks
+from scanwise.report.explanations import explanation_blocks
 from scanwise.report.history import History
 from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
@@ -461,6 +462,7 @@ def samples(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
         blocks.append(Link("Gallery of mistakes, most confident first", "errors/index.html"))
     if run.predictions is not None and run.splits:
         blocks.append(Paragraph(_mistakes_sentence(run)))
+    blocks += explanation_blocks(run)
     return without_nothing(blocks)
 
 

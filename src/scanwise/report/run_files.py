@@ -34,6 +34,7 @@ class RunFiles:
     looks: Sequence[Mapping[str, str]]
     decisions: Mapping[str, Any] = field(default_factory=dict)
     tries: Sequence[Mapping[str, Any]] = ()  # of recommendations
+    explanations: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -121,6 +122,7 @@ def read_run(run_dir: Path) -> RunFiles:
         looks=_read_ledger(run_dir / "test_ledger.csv"),
         decisions=_read_json(run_dir / "decisions.json"),
         tries=_read_json(run_dir / "recommendations.json").get("tries") or (),
+        explanations=_read_json(run_dir / "explanations" / "explanations.json"),
     )
 
 
