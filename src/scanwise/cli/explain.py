@@ -39,7 +39,7 @@ def explain(
     ] = None,
     per_class: Annotated[
         int, typer.Option("-n", help="Right and wrong images of each class, at most.")
-    ] = 4,
+    ] = 6,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an --output folder of explanations.")
     ] = False,

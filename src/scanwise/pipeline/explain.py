@@ -76,7 +76,7 @@ class ExplainRequest:
     method: str = "auto"
     class_name: str | None = None
     output: Path | None = None
-    per_class: int = 4
+    per_class: int = 6
     force: bool = False
     seed: int = 0
     device: str = "cpu"
@@ -92,7 +92,7 @@ class Explained:
     def text(self) -> str:
         """A few lines for the terminal."""
         facts = self.document["faithfulness"]
-        head = ("", "maps", "random", "gain [95 %]")
+        head = ("", "maps", "gain over random [95 %]")
         lines = [
             f"Explained by {self.document['how']}: {self.document['why']}.",
             *self.document["notes"],

@@ -26,7 +26,7 @@ MAP_COLOURS = "inferno"  # equal steps look equal, also to colour-blind readers 
 LEAST_ALPHA, MOST_ALPHA = 0.25, 0.8
 WATERMARK = "NOT FAITHFUL"
 VERDICT_WORDS = {
-    FAITHFUL: "The maps of this gallery stood the tests",
+    FAITHFUL: "The maps of this gallery passed the tests",
     NOT_FAITHFUL: "Not faithful: these maps do not show what the network used",
     "too few to judge": "Too few images to judge the maps",
 }
@@ -54,11 +54,11 @@ def plot_explanation(
         how: Method, layer and size of the map.
         watermark: Write NOT FAITHFUL across the map.
     """
-    figure = new_figure(4.7, 2.95)
+    figure = new_figure(4.7, 2.75)
     left, over = figure.subplots(1, 2)
     size = {"interpolation": "nearest" if max(image.shape[:2]) < 100 else "antialiased"}
     left.imshow(as_picture(image), cmap="gray", vmin=0, vmax=255, **size)
-    left.set_title("what the network sees", fontsize=8, fontweight="normal", pad=4)
+    left.set_title("what the network sees", fontsize=8.5, fontweight="normal", pad=4)
     grey = as_picture(image).astype(np.float32)
     over.imshow(
         grey if grey.ndim == 2 else grey.mean(axis=2), cmap="gray", vmin=0, vmax=255, **size
@@ -74,8 +74,10 @@ def plot_explanation(
     if watermark:
         _across(over, WATERMARK, size=15, angle=32)
     colour = {True: RIGHT, False: WRONG, None: MUTED}[right]
-    figure.suptitle(one_line(heading), x=0.02, ha="left", fontsize=9, weight="bold", color=colour)
-    figure.supxlabel(one_line(how), x=0.02, ha="left", fontsize=7.5, color=MUTED)
+    figure.suptitle(
+        one_line(heading), x=0.01, y=0.985, ha="left", size=10, weight="bold", color=colour
+    )
+    figure.supxlabel(one_line(how), x=0.01, y=0.02, ha="left", fontsize=8, color=MUTED)
     return figure
 
 
@@ -133,44 +135,33 @@ def subject_of(entry: Mapping[str, Any], short: Mapping[str, str] | None = None)
     return f"evidence for {name} ({entry['probability']:.3f})"
 
 
-def gain_words(entry: Mapping[str, Any]) -> str:
-    """'+0.121 [+0.050, +0.190]'"""
-    return Interval.from_json(entry).signed()
-
-
-def faithfulness_rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The tests as rows of cells: test, of the maps, of random ones, difference or correlation."""
-    return [
+def faithfulness_rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The tests as rows of cells: test, of the maps (of random ones), gain over random ones."""
+    areas = [
         (
-            "Deletion AUC (lower is better)",
-            f"{facts['deletion']:.3f}",
-            f"{facts['deletion_random']:.3f}",
-            gain_words(facts["deletion_gain"]),
-        ),
-        (
-            "Insertion AUC (higher is better)",
-            f"{facts['insertion']:.3f}",
-            f"{facts['insertion_random']:.3f}",
-            gain_words(facts["insertion_gain"]),
-        ),
-        (
-            "Rank correlation with maps of random weights (near 0 is better)",
-            str(Interval.from_json(facts["correlation"])),
-            "–",
-            "–",
-        ),
+            f"{title} AUC ({better} is better)",
+            f"{facts[name]:.3f} (random maps {facts[f'{name}_random']:.3f})",
+            Interval.from_json(facts[f"{name}_gain"]).signed(),
+        )
+        for title, name, better in (
+            ("Deletion", "deletion", "lower"),
+            ("Insertion", "insertion", "higher"),
+        )
     ]
+    correlation = str(Interval.from_json(facts["correlation"]))
+    return [*areas, ("Rank correlation with random weights (near 0 is better)", correlation, "–")]
 
 
 def faithfulness_table(document: Mapping[str, Any]) -> Table:
     """The tests with their intervals, n and split."""
     facts = document["faithfulness"]
+    caution = facts["deletion_gain"].get("note")
     return Table(
         "Do the maps show what the network used?",
-        ("Test", "Maps", "Random maps", "Gain over random"),
+        ("Test", "Maps", "Gain over random"),
         tuple(faithfulness_rows(facts)),
-        f"{counts_words(document)}; mean over images with its 95 % interval, paired. Gain: above 0 "
-        "where the maps are better.",
+        f"{counts_words(document)}; means over images with 95 % intervals, paired. Gain: above 0 "
+        f"where the maps are better.{f' Caution: {caution}.' if caution else ''}",
     )
 
 
@@ -258,7 +249,7 @@ def _tile(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "sample": entry["sample"],
         "scores": f"deletion {entry['deletion']:.3f} (random {entry['deletion_random']:.3f}), "
         f"insertion {entry['insertion']:.3f} (random {entry['insertion_random']:.3f}), "
-        f"with random weights {entry['correlation']:+.2f}",
+        f"rank correlation with random weights {entry['correlation']:+.2f}",
         "probabilities": probabilities_words(entry["probabilities"]),
     }
 
