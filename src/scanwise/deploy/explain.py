@@ -101,7 +101,7 @@ def explain_images(
         bundle: A trained model; of an ensemble the members' mean is explained, by occlusion.
         images: (n, h, w) or (n, h, w, c), n > 0, of the size and type trained on.
         method: "gradcam", "occlusion", "integrated-gradients", or "auto": Grad-CAM where the
-            network has a layer with a map, else occlusion.
+            network has a layer with a map that the whole answer comes from, else occlusion.
         class_name: Whose evidence [each image's most probable class].
         device: Where to compute.
 
@@ -168,10 +168,13 @@ def find_way(subject: Subject, method: str) -> Way:
         _captum()
         return Way("integrated-gradients", "asked for")
     layer, why = find_layer(_network(bundle, "cpu"), _inputs(subject, "cpu")[:1])
-    if layer is not None:
+    if layer is not None and (layer.whole or method == "gradcam"):
         return Way("gradcam", why, layer)
     if method == "gradcam":
         raise ModelError(f"--method gradcam is not for {bundle.config.architecture}: {why}. {use}")
+    if layer is not None:
+        why = "the head reads the maps of several layers, and Grad-CAM would show one"
+        return Way("occlusion", why)
     return Way("occlusion", f"{why}, so Grad-CAM has nothing to read")
 
 
