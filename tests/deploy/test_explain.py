@@ -264,19 +264,43 @@ def test_tokens_become_a_grid():
     assert several(torch.rand(1, 3, 32, 32)).shape == (1, 2)
 
 
-def test_a_head_that_reads_several_layers_is_occluded(tiny_hub):
-    from scanwise.models.backbones import open_backbone, transfer_net, with_levels
+class TwoLevels(nn.Module):
+    """A head on the means of two layers' maps: neither carries the whole answer."""
 
-    backbone = with_levels(open_backbone(f"hf:{tiny_hub}"), "all")
-    network = transfer_net(backbone, num_outputs=2, dropout=None, head=None)
-    bundle = bundle_of(network, "hf:tiny", 3)
-    bundle.config = replace(bundle.config, backbone=backbone.spec.to_json())
-    images = planted(2, 3, 2)[0]
-    last = transfer_net(with_levels(backbone, "last"), num_outputs=2, dropout=None, head=None)
-    assert explain_images(bundle_of(last, "hf:tiny", 3), images).way.method == "gradcam"
-    way = find_way(subject_of_rows(bundle, images), "auto")
-    assert way.method in ("gradcam", "occlusion")
-    assert (way.method == "occlusion") == (way.layer is None)
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.beside = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images):
+        deep = self.second(F.relu(self.first(images)))
+        levels = [deep.mean(dim=(2, 3)), self.beside(images).relu().mean(dim=(2, 3))]
+        return self.head(torch.cat(levels, dim=1))
+
+
+def test_a_head_that_reads_several_layers_is_occluded():
+    torch.manual_seed(0)
+    bundle = bundle_of(TwoLevels().eval(), "custom:two", 1)
+    subject = subject_of_rows(bundle, planted(2, 1, 2)[0])
+    way = find_way(subject, "auto")
+    assert way.method == "occlusion"
+    assert "several layers" in way.why
+    asked = find_way(subject, "gradcam")
+    assert not asked.layer.whole
+    assert "also depends on other layers" in asked.notes[0]
+
+
+def test_a_pretrained_network_with_a_head_is_differentiable(tiny_hub):
+    from scanwise.models.backbones import open_backbone, transfer_net
+
+    backbone = open_backbone(f"hf:{tiny_hub}")
+    network = transfer_net(backbone, num_outputs=2, dropout=None, head="logistic")
+    found = explain_images(bundle_of(network, "hf:tiny", 3), planted(2, 3, 2)[0])
+    assert found.way.method == "gradcam"
+    assert found.way.layer.whole
+    assert min(found.map_px) >= 6  # a quarter of 24
 
 
 def test_bad_requests_say_what_to_do(cnn, tmp_path):
