@@ -13,7 +13,7 @@ import numpy as np
 
 from scanwise.core.errors import ConfigError, PartialError, RunError
 from scanwise.core.files import write_json, write_text
-from scanwise.deploy.bundle import Bundle
+from scanwise.deploy.bundle import Bundle, find_bundle
 from scanwise.deploy.explain import (
     METHOD_NAMES,
     Explanations,
@@ -132,6 +132,8 @@ def explain_to_folder(
     if request.per_class < 1:
         raise ConfigError(f"n={request.per_class} must be at least 1.")
     run = Run.open(request.source) if is_run_folder(request.source) else None
+    if run is None:
+        find_bundle(request.source)  # before anything else is asked of it
     if run is None and not request.images:
         raise RunError(
             f"{request.source} is no run folder, and a bundle has no images of its own; name the "

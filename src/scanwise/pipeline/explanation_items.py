@@ -85,7 +85,7 @@ def choose_gallery(run: Run, bundle: Bundle, per_class: int, class_name: str | N
         f"Up to {per_class} right and {per_class} wrong validation images of each "
         f"{'label' if predictions.task == 'multilabel' else 'class'}, evenly spaced among them. "
         "They are validation images, so that the test set needed no further look; training was "
-        "stopped by them, so that the network may do a little better on them than on new ones."
+        "watched on them, so that the network may do a little better on them than on new ones."
     )
     images = dataset.images[rows]
     return Chosen(

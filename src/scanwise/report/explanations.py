@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def plot_explanation(
         how: Method, layer and size of the map.
         watermark: Write NOT FAITHFUL across the map.
     """
-    figure = new_figure(4.7, 2.75)
+    figure = new_figure(4.7, 2.8)
     left, over = figure.subplots(1, 2)
     size = {"interpolation": "nearest" if max(image.shape[:2]) < 100 else "antialiased"}
     left.imshow(as_picture(image), cmap="gray", vmin=0, vmax=255, **size)
@@ -74,10 +75,8 @@ def plot_explanation(
     if watermark:
         _across(over, WATERMARK, size=15, angle=32)
     colour = {True: RIGHT, False: WRONG, None: MUTED}[right]
-    figure.suptitle(
-        one_line(heading), x=0.01, y=0.985, ha="left", size=10, weight="bold", color=colour
-    )
-    figure.supxlabel(one_line(how), x=0.01, y=0.02, ha="left", fontsize=8, color=MUTED)
+    figure.suptitle(one_line(heading), x=0.01, ha="left", size=10, weight="bold", color=colour)
+    figure.supxlabel(one_line(how), x=0.01, ha="left", fontsize=8, color=MUTED)
     return figure
 
 
@@ -140,7 +139,7 @@ def faithfulness_rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     areas = [
         (
             f"{title} AUC ({better} is better)",
-            f"{facts[name]:.3f} (random maps {facts[f'{name}_random']:.3f})",
+            f"{facts[name]:.3f} (random {facts[f'{name}_random']:.3f})",
             Interval.from_json(facts[f"{name}_gain"]).signed(),
         )
         for title, name, better in (
@@ -186,7 +185,7 @@ def explanation_blocks(run: RunFiles) -> tuple[Any, ...]:
     if not document:
         return (
             Paragraph("Maps of what the network looked at: not measured. They are made by:"),
-            Command(f"scanwise explain {run.path}"),
+            Command(shlex.join(["scanwise", "explain", run.name])),
         )
     return (
         Paragraph(
