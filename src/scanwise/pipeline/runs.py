@@ -33,6 +33,7 @@ CONTENTS = (
     "decisions.json", "test_ledger.csv", "reproduction.json", "report.html", "report.md",
     "report.json", "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist",
     "ensemble.yaml", "answers", "tensorboard", "mlruns",
+    "metadata.csv", "slices.json", "groups.json", "robustness.json",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

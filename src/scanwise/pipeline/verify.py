@@ -14,6 +14,7 @@ from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
 from scanwise.pipeline.members import members_document
+from scanwise.pipeline.parts import verify_parts
 from scanwise.pipeline.runs import Run
 from scanwise.report.build import PAGES, restate, said_sha256
 
@@ -82,6 +83,7 @@ def verify_run(path: Path) -> Verification:
         truth = members_document(run, predictions).get("ensemble")
         found += differences("ensemble", metrics["ensemble"], truth, TOLERANCE)
     found += verify_decisions(run, predictions, metrics)
+    found += verify_parts(run, predictions)
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]

@@ -33,6 +33,9 @@ class RunFiles:
     predictions: Predictions | None
     looks: Sequence[Mapping[str, str]]
     decisions: Mapping[str, Any] = field(default_factory=dict)
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    robustness: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -118,6 +121,9 @@ def read_run(run_dir: Path) -> RunFiles:
         predictions=_read_predictions(run_dir, dataset.get("task")),
         looks=_read_ledger(run_dir / "test_ledger.csv"),
         decisions=_read_json(run_dir / "decisions.json"),
+        slices=_read_json(run_dir / "slices.json"),
+        groups=_read_json(run_dir / "groups.json"),
+        robustness=_read_json(run_dir / "robustness.json"),
     )
 
 
