@@ -273,7 +273,7 @@ def _slice(
         value=cut.values[index],
         n=len(part),
         num_groups=judged["num_groups"],
-        scores={name: judged[name] for name in headline_names(part.task)},
+        scores={name: _unsure(judged[name]) for name in headline_names(part.task)},
         per_class=[
             {"name": entry["name"], "n": entry["n"], **{key: entry[key] for key in PER_CLASS}}
             for entry in judged["per_class"]
@@ -283,6 +283,14 @@ def _slice(
         p_value=within.p_value if len(part) >= MIN_IMAGES else None,
         corrected_p=None,
     )
+
+
+def _unsure(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Without an interval of no width: of a handful of images all resamples can agree."""
+    low, high = entry.get("ci95") or (0.0, 1.0)
+    if low < high:
+        return dict(entry)
+    return {"value": entry["value"], "ci95": None, "reason": "no interval: no resample differs"}
 
 
 def _family(slices: Sequence[Slice]) -> dict[tuple[str, str], float]:

@@ -104,6 +104,11 @@ def _groups_again(run: Run) -> dict[str, Any] | None:
     return measure_groups(run, known.get("aggregate", "mean"))
 
 
+def stated_parts(run: Run) -> list[dict[str, Any]]:
+    """slices.json and groups.json, where the run has them."""
+    return [run.read_json(name, "") for name in (SLICES, GROUPS) if (run.path / name).is_file()]
+
+
 def verify_parts(run: Run, predictions: Predictions) -> list[Mismatch]:
     """Numbers of slices.json and groups.json that do not follow from predictions.csv."""
     found: list[Mismatch] = []

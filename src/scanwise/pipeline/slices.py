@@ -29,6 +29,10 @@ from scanwise.pipeline.tables import aligned
 from scanwise.report.slices_words import p_text, score_cell, signed_cell, worst_sentence
 
 METADATA, SLICES = "metadata.csv", "slices.json"
+TITLES = (
+    "slice", "n", "share right", "balanced accuracy", "AUROC (macro)",
+    "to the rest, within class", "p (Holm)",
+)  # fmt: skip
 MOST_COLUMNS = 8  # that are sliced without being asked for
 Columns = Mapping[str, tuple[str, ...]]
 
@@ -241,8 +245,7 @@ def slices_text(document: Mapping[str, Any]) -> str:
     """slices.json as a table for the terminal."""
     task, split = document["task"], document["split"]
     right = "label_accuracy" if task == "multilabel" else "accuracy"
-    rows: list[tuple[str, ...]] = [("slice", "n", "share right", "balanced accuracy", "AUROC (macro)",
-             "to the rest, within class", "p (Holm)")]  # fmt: skip
+    rows: list[tuple[str, ...]] = [TITLES]
     for part in document["slices"]:
         scores = [
             score_cell(part[key]) + ("" if part["ranked"] else "*")

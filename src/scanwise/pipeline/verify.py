@@ -14,7 +14,7 @@ from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
 from scanwise.pipeline.members import members_document
-from scanwise.pipeline.parts import verify_parts
+from scanwise.pipeline.parts import stated_parts, verify_parts
 from scanwise.pipeline.runs import Run
 from scanwise.report.build import PAGES, restate, said_sha256
 
@@ -90,7 +90,8 @@ def verify_run(path: Path) -> Verification:
     if not found:  # else the words of the report differ too, and that is no news
         found += _edited_words(run, report)
     decided = run.read_json(DECISIONS, "") if (run.path / DECISIONS).is_file() else {}
-    return Verification(run.path, tuple(found), _count_numbers(metrics) + _count_numbers(decided))
+    stated = [metrics, decided, *stated_parts(run)]
+    return Verification(run.path, tuple(found), _count_numbers(stated))
 
 
 def _edited_words(run: Run, report: dict[str, Any]) -> list[Mismatch]:
