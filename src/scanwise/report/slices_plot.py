@@ -108,8 +108,8 @@ def _curve(axes: Axes, curve: CorruptionCurve, clean: Interval) -> None:
         axes.axhline(clean.value, color=MUTED, lw=1, ls="--")
     axes.set_xticks(severities)
     axes.set_title(curve.name)
-    axes.text(
-        0.03, 0.05, f"mean drop {curve.drop}", transform=axes.transAxes, fontsize=7.5, color=MUTED
+    axes.set_title(
+        f"drop {curve.drop}", loc="right", fontsize=7.5, fontweight="normal", color=MUTED
     )
 
 
