@@ -122,7 +122,8 @@ def test_a_run_without_columns_and_groups(copied_run, tmp_path):
     table.write_text("\n".join(lines) + "\n")
     found = look_closer(copied_run.path, ("side",), table, None).documents["slices.json"]
     assert [(part["value"], part["n"]) for part in found["slices"]] == [("l", 60), ("r", 20)]
-    first = next(csv.DictReader((copied_run.path / "metadata.csv").open(newline="")))
+    with (copied_run.path / "metadata.csv").open(newline="") as stream:
+        first = next(csv.DictReader(stream))
     assert (first["sample"], first["side"]) == ("discs#240", "r")
     assert not verify_run(copied_run.path).mismatches
 

@@ -133,4 +133,7 @@ def _restated(run: Run, name: str, stated: Mapping[str, Any], part: Predictions)
     settings = {"num_resamples": int(boot["resamples"]), "seed": int(boot["seed"])}
     if name == GROUPS:
         return groups_document(part, stated["aggregate"], **settings)
-    return slices_document(part, read_run_metadata(run, part.sample), stated["asked"], **settings)
+    columns = read_run_metadata(run, part.sample)
+    if not columns:
+        raise RunError(f"{METADATA} is missing")
+    return slices_document(part, columns, stated["asked"], **settings)
