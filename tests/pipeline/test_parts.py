@@ -65,7 +65,7 @@ def test_training_stores_metadata_and_measures(listed_run):
     assert report.index("WORST SLICE") < report.index("## Overview")
     assert "One verdict a group: mean" in report
     assert "![Share right and difference to the rest" in report
-    assert f"scanwise robustness {listed_run}" in report
+    assert "scanwise robustness run" in report
     assert not verify_run(listed_run).mismatches
 
 

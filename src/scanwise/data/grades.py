@@ -59,8 +59,9 @@ def _graded(dataset: Dataset, order: list[int]) -> Dataset:
     note = Finding(
         "R020",
         "info",
-        f"ordered grades, from lowest to highest: {', '.join(names)}. The network trains on them as classes without an "
-        "order (cross-entropy); quadratic-weighted kappa and the mean error in grades are added.",
+        f"ordered grades, from lowest to highest: {', '.join(names)}. The network "
+        "trains on them as classes without an order (cross-entropy); quadratic-weighted kappa and "
+        "the mean error in grades are added.",
         "Say --task multiclass to leave them out, --class-order for another order.",
     )
     # A benchmark's evaluator expects the columns in its own order.

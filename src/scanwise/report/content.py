@@ -90,7 +90,6 @@ def report_page(run: RunFiles, judged: Judgement) -> Page:
             Section("Overview", overview(run, judged)),
             Section("Training Performance", training(run, judged)),
             Section("Evaluation", evaluation(run, judged)),
-            Section("Slices, Groups and Robustness", parts_blocks(run, judged.pictures)),
             Section("Optimisation Recommendations", advice(judged)),
             Section("Sample Outputs", samples(run, judged)),
             Section("Conclusion", conclusion(run, judged)),
@@ -422,6 +421,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     blocks.append(per_class_table(run, split, run.splits[split]))
     blocks.append(Paragraph(calibration_text(run, split)))
     blocks += decision_blocks(run, judged.pictures.get("decision_curve"))
+    blocks += parts_blocks(run, judged.pictures)
     return without_nothing(blocks)
 
 
