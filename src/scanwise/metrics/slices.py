@@ -288,7 +288,7 @@ def _slice(
 def _unsure(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Without an interval of no width: of a handful of images all resamples can agree."""
     low, high = entry.get("ci95") or (0.0, 1.0)
-    if low < high:
+    if high - low > 1e-9:
         return dict(entry)
     return {"value": entry["value"], "ci95": None, "reason": "no interval: no resample differs"}
 
