@@ -13,12 +13,12 @@ from scanwise.core.errors import DataError
 from scanwise.core.types import Interval, Task
 from scanwise.metrics.baselines import strata_of
 from scanwise.metrics.counts import ratio
-from scanwise.metrics.differences import Evidence, percentile_test
-from scanwise.metrics.inputs import Floats
+from scanwise.metrics.differences import Evidence, percentile_test, satterthwaite
+from scanwise.metrics.inputs import Floats, Ints, one_hot
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
     group_numbers,
-    percentile_interval,
+    logit_interval,
     resample_weights,
 )
 from scanwise.metrics.predictions import Predictions
@@ -30,6 +30,7 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "multilabel": ("auroc_macro", "label_accuracy"),
 }
 _LOWEST = {"kappa_quadratic": -1.0}
+_MEANS_OF_IMAGES = ("accuracy", "label_accuracy")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def judge_robustness(
     )
     units = len(clean) if numbers is None else int(numbers.max()) + 1
     noun = "n" if numbers is None else "groups"
-    bench = _Bench(weights, Evidence(units, noun, max(units - 1, 1), reach=1.0, rarest=units))
+    by_class = _units_by_class(clean, np.arange(len(clean)) if numbers is None else numbers)
+    bench = _Bench(weights, units, noun, by_class or (units,))
     names = METRICS[clean.task]
     values = {None: bench.values(clean, names)}
     curves, drops = [], dict[str, list[Floats]]({name: [] for name in names})
@@ -110,15 +112,15 @@ def judge_robustness(
             found = [1 - ratio(part[name], base) for part in measured]
             drops[name] += found
             scores = tuple(
-                Score(bench.score(part[name], name), bench.drop(drop))
+                Score(bench.score(part[name], name), bench.drop(drop, name))
                 for part, drop in zip(measured, found, strict=True)
             )
-            mean = bench.drop(np.mean(found, axis=0))
+            mean = bench.drop(np.mean(found, axis=0), name)
             curves.append(Curve(corruption, name, scores, mean))
     return Robustness(
         clean={name: bench.score(values[None][name], name) for name in names},
         curves=tuple(curves),
-        overall_drop={name: bench.drop(np.mean(drops[name], axis=0)) for name in names},
+        overall_drop={name: bench.drop(np.mean(drops[name], axis=0), name) for name in names},
         n=len(clean),
         num_groups=None if numbers is None else units,
     )
@@ -129,7 +131,16 @@ class _Bench:
     """The resamples that judge every set of answers; arrays (1 + r,) begin with the estimate."""
 
     weights: Floats  # (n, r)
-    evidence: Evidence
+    units: int  # images, or groups
+    noun: str  # "n" or "groups"
+    by_class: tuple[int, ...]  # units of each class that there is
+
+    def freedom(self, name: str) -> float:
+        """Degrees of freedom of a metric's variance; a mean over classes hangs on the rare ones."""
+        if name in _MEANS_OF_IMAGES:
+            return max(1.0, self.units - 1.0)
+        sizes = self.by_class
+        return satterthwaite([1 / m for m in sizes], [max(1, m - 1) for m in sizes])
 
     def values(self, part: Predictions, names: Sequence[str]) -> dict[str, Floats]:
         scored = prepare(part.probabilities, part.targets, part.task)
@@ -144,15 +155,28 @@ class _Bench:
     def score(self, values: Floats, name: str) -> Interval:
         if math.isnan(values[0]):
             return Interval(None, reason="only one class in this split")
-        return percentile_interval(
+        return logit_interval(
             float(values[0]),
             values[1:],
-            units=self.evidence.units,
-            noun=self.evidence.noun,
+            units=self.units,
+            noun=self.noun,
             lowest=_LOWEST.get(name, 0.0),
+            freedom=self.freedom(name),
         )
 
-    def drop(self, values: Floats) -> Interval:
+    def drop(self, values: Floats, name: str) -> Interval:
         if math.isnan(values[0]):
             return Interval(None, reason="the clean score is 0 or not evaluable")
-        return percentile_test(float(values[0]), values[1:], self.evidence).interval
+        rarest = self.units if name in _MEANS_OF_IMAGES else min(self.by_class)
+        evidence = Evidence(self.units, self.noun, self.freedom(name), reach=1.0, rarest=rarest)
+        return percentile_test(float(values[0]), values[1:], evidence).interval
+
+
+def _units_by_class(part: Predictions, units: Ints) -> tuple[int, ...]:
+    """Images (groups) of each class that there is; multi-label: of the rarer answer of a label."""
+    truth = one_hot(part.targets, len(part.class_names), part.task) == 1
+    found = [len(np.unique(units[of_class])) for of_class in truth.T]
+    if part.task == "multilabel":
+        others = [len(np.unique(units[~of_class])) for of_class in truth.T]
+        found = [min(pair) for pair in zip(found, others, strict=True)]
+    return tuple(m for m in found if m)

@@ -35,7 +35,7 @@ def worst_slice_banner(run: RunFiles) -> list[Banner]:
     part = worst_entry(run.slices) if run.slices else None
     if part is None:
         return []
-    where = SPLIT_TITLES[run.slices["split"]].lower()
+    where = _split(run.slices)
     text = worst_sentence(run.slices).removeprefix("worst slice: ") + f"; {where}, 95 % interval."
     return [Banner("warn" if part["verdict"] == "worse" else "note", "WORST SLICE", text)]
 
@@ -79,7 +79,7 @@ def _slices_table(run: RunFiles) -> Table:
     cut = f"{', '.join(bins)}: cut at the quartiles of these images. " if bins else ""
     skipped = " ".join(f"Not sliced: {entry['reason']}" for entry in document["skipped"])
     return Table(
-        f"Slices of the {document['n']:,} {document['split']} images, 95 % intervals",
+        f"Slices of the {document['n']:,} {_split(document)} images, 95 % intervals",
         ("Slice", "n", "Share right", "Balanced accuracy", "AUC-ROC (macro)",
          "To the rest", "To the rest, within class", "p (Holm)"),
         rows,
@@ -107,7 +107,7 @@ def _groups(run: RunFiles) -> list[Any]:
         if key in groups
     )
     table = Table(
-        f"One verdict a group: {document['aggregate']} over its images, {document['split']}, "
+        f"One verdict a group: {document['aggregate']} over its images, {_split(document)}, "
         "95 % intervals over groups",
         ("", f"Each image, n={images['n']:,}", f"Each group, n={groups['n']:,}"),
         rows,
@@ -139,7 +139,7 @@ def _robustness(run: RunFiles, picture: Picture | None) -> list[Any]:
     whole = drop_cell(Interval.from_json(document["overall_relative_drop"][main]))
     part = "" if document["n"] == document["n_split"] else f" of {document['n_split']:,}"
     table = Table(
-        f"{METRIC_WORDS[main]} on worse pictures: {document['n']:,}{part} {document['split']} "
+        f"{METRIC_WORDS[main]} on worse pictures: {document['n']:,}{part} {_split(document)} "
         f"images, clean {score_cell(document['clean'][main])}",
         ("Corruption", *(f"Severity {i}" for i in range(1, 6)), "Mean relative drop"),
         tuple(rows),
@@ -153,3 +153,8 @@ def _robustness(run: RunFiles, picture: Picture | None) -> list[Any]:
 
 def _not_measured(words: str, command: str) -> list[Any]:
     return [Paragraph(words), Command(command)]
+
+
+def _split(document: Mapping[str, Any]) -> str:
+    """'test' or 'validation'"""
+    return SPLIT_TITLES[document["split"]].lower()

@@ -87,8 +87,9 @@ def plot_robustness(
         axes.set_xlabel("severity (0: clean)")
     ends = [end for curve in curves for value in curve.values for end in _ends(value)]
     ends += _ends(clean)
-    low, high = min([0.5, *ends]), max([0.6, *ends])
-    np.ravel(panels)[0].set_ylim(max(low - 0.03, -1.02), min(high + 0.03, 1.02))
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    spare = max(0.03, (0.2 - (high - low)) / 2)  # at least 0.2 high, so that noise looks small
+    np.ravel(panels)[0].set_ylim(low - spare, min(high + spare, 1.02))
     figure.suptitle(
         f"{quantity} on worse pictures: {images_text(n, split)}", x=0.01, ha="left",
         fontsize=10, fontweight="bold",
