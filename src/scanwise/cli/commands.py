@@ -27,6 +27,7 @@ from scanwise.cli.launch import start_processes
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
 from scanwise.cli.reproduce import reproduce
+from scanwise.cli.robustness import robustness
 from scanwise.cli.runs import runs_app
 from scanwise.cli.shared import (
     DataArgument,
@@ -275,6 +276,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
     recommend, explain,
+    robustness,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")

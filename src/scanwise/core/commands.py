@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # it needs numpy, and the command line must start without
 # The settings that `check` shares with `train`.
 CHECK_SETTINGS = (
     "size", "fit", "group", "group_regex", "splits", "val_fraction", "test_fraction",
-    "page", "project", "seed", "force", "skip_unreadable", "accept_leak",
+    "page", "project", "meta", "task", "class_order", "seed", "force", "skip_unreadable",
+    "accept_leak",
 )  # fmt: skip
 
 # Where the run went and how it was computed: a command to try out says nothing of these.

@@ -67,6 +67,16 @@ class TrainConfig(Settings):
         default=None, description="Regular expression; its first group in the path is the group."
     )
     splits: str | None = Field(default=None, description="Reuse the splits.csv of another run.")
+    meta: str | None = Field(
+        default=None,
+        description="CSV of further columns (sex, site, age), joined by path, or split and index.",
+    )
+    task: Literal["multiclass", "ordinal"] | None = Field(
+        default=None, description="ordinal: the classes are grades with an order [by the data]."
+    )
+    class_order: str | None = Field(
+        default=None, description="Grades from lowest to highest, NAME,NAME,…; makes it ordinal."
+    )
     val_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of validation.")
     test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of test.")
     page: int | None = Field(default=None, ge=0, description="Page of multi-page TIFFs to read.")
@@ -217,6 +227,12 @@ class TrainConfig(Settings):
                 f"val_fraction ({self.val_fraction}) + test_fraction ({self.test_fraction}) leave "
                 "under 10 % for training; lower them."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_grades_have_an_order(self) -> Self:
+        if self.class_order and self.task == "multiclass":
+            raise ValueError("--class-order is for --task ordinal; leave one of them out.")
         return self
 
     @model_validator(mode="after")

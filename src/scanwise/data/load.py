@@ -17,6 +17,7 @@ from scanwise.data.images import is_image_name
 from scanwise.data.manifest import load_manifest
 from scanwise.data.medmnist import find_medmnist, load_medmnist
 from scanwise.data.medmnist_table import MEDMNIST
+from scanwise.data.metadata import with_metadata
 from scanwise.data.npz import load_npz
 
 __all__ = ["from_arrays", "load"]
@@ -37,6 +38,7 @@ def load(
     page: int | None = None,
     project: Literal["max"] | None = None,
     seed: int = 0,
+    meta: str | Path | None = None,
 ) -> Dataset:
     """Read a data set.
 
@@ -50,6 +52,8 @@ def load(
         page: Page of multi-page TIFFs, from 0.
         project: "max" projects multi-page TIFFs over their pages.
         seed: No reader draws by chance, so it changes nothing; callers pass all settings.
+        meta: A table with further columns, joined by path or by split and index; `group` may name
+            one of them.
 
     Raises:
         DataError: The source does not exist, is of no kind that is read, or can't be used.
@@ -58,6 +62,11 @@ def load(
     del seed
     if group and group_regex:
         raise ConfigError("give group or group_regex, not both.")
+    if meta is not None:
+        images = load(
+            source, size=size, fit=fit, group_regex=group_regex, page=page, project=project
+        )
+        return _grouped(with_metadata(images, Path(meta).expanduser()), str(meta), group, None)
     if page is not None and project is not None:
         raise ConfigError("give page or project, not both.")
     if page is not None and page < 0:

@@ -9,10 +9,7 @@ there are any, else, in a table without `label`, every further column that holds
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,26 +29,12 @@ from scanwise.data.assemble import (
     slug,
 )
 from scanwise.data.cache import ReadOptions
+from scanwise.data.tables import MAX_LISTED, Table, read_table
 
 PATH_COLUMNS = ("path", "file_name")
 RESERVED = (*PATH_COLUMNS, "label", "split", "group", "weight")
 LABEL_PREFIX = "label_"
-MAX_LISTED = 20
 _GENERIC_STEMS = {"manifest", "data", "labels", "label", "metadata", "train", "index", "images"}
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Cells by column, all stripped; `lines` are the line numbers in the file."""
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
-
-    def cells(self, column: str) -> tuple[str, ...]:
-        at = self.columns.index(column)
-        return tuple(row[at] for row in self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +49,7 @@ class _Labels:
 class _Offenders:
     """Collects what is wrong with single lines, to say it all at once."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: Table) -> None:
         self.table = table
         self.found: list[tuple[int, str]] = []
 
@@ -110,7 +93,7 @@ def load_manifest(
             cells that are no label or weight (the first 20 with their line numbers); under two
             classes; a class or label without training images.
     """
-    table = _read_table(path)
+    table = read_table(path, _header)
     offenders = _Offenders(table)
     names = table.cells(_path_column(table))
     files = _find_files(table, names, offenders)
@@ -147,70 +130,11 @@ def load_manifest(
 # --- the table ----------------------------------------------------------------------------------
 
 
-def _read_table(path: Path) -> _Table:
-    text = _read_text(path)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True
-    )
-    rows, lines, short = [], [], []
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = _header(path, cells)
-            elif len(cells) != len(header):
-                short.append(f"line {reader.line_num}: {len(cells)} cells")
-            else:
-                rows.append(tuple(unicodedata.normalize("NFC", cell.strip()) for cell in cells))
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
-    if header is None or not (rows or short):
-        raise DataError(
-            f"{path} lists no images; it needs a header line path,label and more lines."
-        )
-    if short:
-        raise DataError(
-            f"{path}: the header has {len(header)} columns, but {len(short)} lines differ: "
-            f"{'; '.join(short[:MAX_LISTED])}. Quote cells that contain the separator."
-        )
-    return _Table(path, tuple(header), tuple(rows), tuple(lines))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror or error}.") from error
-    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'."
-        ) from error
-    if "\0" in text:
-        raise DataError(f"{path} is not a text file (it contains zero bytes).")
-    return text
-
-
-def _delimiter(path: Path, text: str) -> str:
-    """The separator that the header uses most; a tab in .tsv files."""
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return max(",;\t", key=first.count)
-
-
 def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    """Column names; the reserved ones in lower case."""
     names = [cell.strip() for cell in cells]
     # Only the reserved names are folded, so that 'Path' and 'Label' work and metadata keep theirs.
     names = [name.lower() if name.lower() in RESERVED else name for name in names]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path} has columns of the same name: {', '.join(map(repr, twice))}.")
     if not any(name in names for name in PATH_COLUMNS):
         raise DataError(
             f"{path} has no column 'path' (or 'file_name'); its columns are "
@@ -219,14 +143,14 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
     return names
 
 
-def _path_column(table: _Table) -> str:
+def _path_column(table: Table) -> str:
     found = [name for name in PATH_COLUMNS if name in table.columns]
     if len(found) > 1:
         raise DataError(f"{table.path} has both 'path' and 'file_name'; keep one.")
     return found[0]
 
 
-def _group_column(table: _Table, group: str | None) -> str | None:
+def _group_column(table: Table, group: str | None) -> str | None:
     if group is None:
         return "group" if "group" in table.columns else None
     if group not in table.columns:
@@ -239,7 +163,7 @@ def _group_column(table: _Table, group: str | None) -> str | None:
 # --- its columns --------------------------------------------------------------------------------
 
 
-def _find_files(table: _Table, names: Sequence[str], offenders: _Offenders) -> list[Path]:
+def _find_files(table: Table, names: Sequence[str], offenders: _Offenders) -> list[Path]:
     files = []
     for row, name in enumerate(names):
         file = table.path.parent / name
@@ -256,7 +180,7 @@ def _find_files(table: _Table, names: Sequence[str], offenders: _Offenders) -> l
 
 
 def _check_paths_once(
-    table: _Table, files: Sequence[Path], targets: NDArray[np.int64], offenders: _Offenders
+    table: Table, files: Sequence[Path], targets: NDArray[np.int64], offenders: _Offenders
 ) -> None:
     first: dict[Path, int] = {}
     for row, file in enumerate(files):
@@ -267,7 +191,7 @@ def _check_paths_once(
             offenders.add(row, f"'{file.name}' is {labels}, in line {table.lines[earlier]}")
 
 
-def _labels(table: _Table, offenders: _Offenders) -> _Labels:
+def _labels(table: Table, offenders: _Offenders) -> _Labels:
     if "label" in table.columns:
         prefixed = [name for name in table.columns if name.startswith(LABEL_PREFIX)]
         if prefixed:
@@ -281,7 +205,7 @@ def _labels(table: _Table, offenders: _Offenders) -> _Labels:
     return _columns(table, offenders)
 
 
-def _single(table: _Table, cells: Sequence[str], offenders: _Offenders) -> _Labels:
+def _single(table: Table, cells: Sequence[str], offenders: _Offenders) -> _Labels:
     for row, cell in enumerate(cells):
         if not cell:
             offenders.add(row, "empty label")
@@ -295,7 +219,7 @@ def _single(table: _Table, cells: Sequence[str], offenders: _Offenders) -> _Labe
     return _Labels("multiclass", targets, names, ("label",))
 
 
-def _piped(table: _Table, cells: Sequence[str], offenders: _Offenders) -> _Labels:
+def _piped(table: Table, cells: Sequence[str], offenders: _Offenders) -> _Labels:
     parts = [[part.strip() for part in cell.split("|")] if cell else [] for cell in cells]
     for row, labels in enumerate(parts):
         if "" in labels:
@@ -306,7 +230,7 @@ def _piped(table: _Table, cells: Sequence[str], offenders: _Offenders) -> _Label
     return _Labels("multilabel", targets.reshape(len(cells), len(names)), names, ("label",))
 
 
-def _columns(table: _Table, offenders: _Offenders) -> _Labels:
+def _columns(table: Table, offenders: _Offenders) -> _Labels:
     prefixed = [name for name in table.columns if name.startswith(LABEL_PREFIX)]
     notes: tuple[Finding, ...] = ()
     if prefixed:
@@ -355,7 +279,7 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _splits(table: _Table, offenders: _Offenders) -> tuple[str, ...] | None:
+def _splits(table: Table, offenders: _Offenders) -> tuple[str, ...] | None:
     if "split" not in table.columns or not any(table.cells("split")):
         return None
     found = []
@@ -367,7 +291,7 @@ def _splits(table: _Table, offenders: _Offenders) -> tuple[str, ...] | None:
     return tuple(found)
 
 
-def _weights(table: _Table, offenders: _Offenders) -> tuple[float, ...] | None:
+def _weights(table: Table, offenders: _Offenders) -> tuple[float, ...] | None:
     if "weight" not in table.columns:
         return None
     found = []
@@ -382,7 +306,7 @@ def _weights(table: _Table, offenders: _Offenders) -> tuple[float, ...] | None:
     return tuple(found)
 
 
-def _groups(table: _Table, column: str | None, offenders: _Offenders) -> tuple[str, ...] | None:
+def _groups(table: Table, column: str | None, offenders: _Offenders) -> tuple[str, ...] | None:
     if column is None:
         return None
     cells = table.cells(column)

@@ -28,7 +28,9 @@ from scanwise.pipeline.baselines import (
 )
 from scanwise.pipeline.decisions import decide
 from scanwise.pipeline.members import members_document
+from scanwise.pipeline.parts import measure_parts
 from scanwise.pipeline.runs import Run, command_line
+from scanwise.pipeline.slices import write_metadata
 from scanwise.report.gallery import write_gallery
 
 MEAN_OF_CALIBRATED = "the mean of its members' calibrated probabilities is not calibrated again"
@@ -70,7 +72,9 @@ def evaluate_run(
     _write_medmnist_files(run, dataset, split, predictions, names)
     decide(run, predictions, metrics, bundle)
     _save(run, dataset, bundle, metrics)
+    write_metadata(run, dataset, split)
     if config.report:
+        measure_parts(run)
         _write_gallery(run, dataset, split, predictions, names)
 
 

@@ -34,6 +34,7 @@ CONTENTS = (
     "report.html", "report.md", "report.json", "checkpoints", "bundle", "plots", "errors",
     "baselines", "medmnist", "ensemble.yaml", "answers", "tensorboard", "mlruns",
     "explanations",
+    "metadata.csv", "slices.json", "groups.json", "robustness.json",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

@@ -19,6 +19,10 @@ HEADLINES = (
     ("F1 (macro)", "f1_macro"),
     ("calibration error", "ece"),
 )
+GRADE_HEADLINES = (
+    ("kappa, quadratic", "kappa_quadratic"),
+    ("error in grades", "mean_absolute_grade_error"),
+)
 
 
 def run_summary(run: Run) -> str:
@@ -55,7 +59,8 @@ def score_lines(run: Run) -> list[str]:
 def headlines(part: dict[str, Any]) -> list[tuple[str, str]]:
     """Words and key of each headline number; the accuracy of several labels is an exact match."""
     exact = {"accuracy": "exact match"} if part.get("task") == "multilabel" else {}
-    return [(exact.get(key, words), key) for words, key in HEADLINES]
+    grades = GRADE_HEADLINES if part.get("task") == "ordinal" else ()
+    return [(exact.get(key, words), key) for words, key in (*HEADLINES, *grades)]
 
 
 def looks_text(looks: int) -> str:

@@ -21,7 +21,9 @@ from scanwise.core.types import Dataset, Split
 from scanwise.data.checks import CheckReport, check_dataset
 from scanwise.data.duplicates import Duplicates, duplicate_groups, find_duplicates
 from scanwise.data.fingerprint import content_sha256, dataset_fingerprint
+from scanwise.data.grades import with_task
 from scanwise.data.load import load
+from scanwise.data.metadata import with_metadata
 from scanwise.data.splits import (
     make_split,
     read_split_groups,
@@ -89,7 +91,7 @@ def train(
     check_settings(config, own_model=model is not None, team=team)
     config, backbone = with_backbone(config)
     with team.leader_first("data"):
-        dataset = data if data is not None else load_data(config)
+        dataset = load_data(config, data)
         checked = split_and_check(dataset, config)
     check_same_data(team, checked)
     return train_on(checked, config, backbone, model=model, started=started, team=team)
@@ -343,18 +345,23 @@ def reload_data(run: Run, config: TrainConfig) -> tuple[Dataset, Split]:
     return with_saved_groups(dataset, saved), split
 
 
-def load_data(config: TrainConfig) -> Dataset:
-    """The data set that the settings name."""
-    return load(
-        config.data,
-        size=config.size,
-        fit=config.fit,
-        group=config.group,
-        group_regex=config.group_regex,
-        page=config.page,
-        project=config.project,
-        seed=config.seed,
-    )
+def load_data(config: TrainConfig, data: Dataset | None = None) -> Dataset:
+    """The data set that the settings name (or one at hand), as the task that they say."""
+    if data is None:
+        data = load(
+            config.data,
+            size=config.size,
+            fit=config.fit,
+            group=config.group,
+            group_regex=config.group_regex,
+            page=config.page,
+            project=config.project,
+            seed=config.seed,
+            meta=config.meta,
+        )
+    elif config.meta:
+        data = with_metadata(data, Path(config.meta))
+    return with_task(data, config.task, config.class_order)
 
 
 def split_and_check(dataset: Dataset, config: TrainConfig) -> Checked:

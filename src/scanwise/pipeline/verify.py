@@ -15,6 +15,7 @@ from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
 from scanwise.pipeline.explanations_verify import verify_explanations
 from scanwise.pipeline.members import members_document
+from scanwise.pipeline.parts import stated_parts, verify_parts
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.tries import read_tries, recomputed_tries
 from scanwise.report.build import PAGES, restate, said_sha256
@@ -86,13 +87,15 @@ def verify_run(path: Path) -> Verification:
     found += verify_decisions(run, predictions, metrics)
     found += _edited("recommendations.json.tries", read_tries(run), recomputed_tries(run))
     found += verify_explanations(run, predictions)
+    found += verify_parts(run, predictions)
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]
     if not found:  # else the words of the report differ too, and that is no news
         found += _edited_words(run, report)
     decided = run.read_json(DECISIONS, "") if (run.path / DECISIONS).is_file() else {}
-    return Verification(run.path, tuple(found), _count_numbers(metrics) + _count_numbers(decided))
+    stated = [metrics, decided, *stated_parts(run)]
+    return Verification(run.path, tuple(found), _count_numbers(stated))
 
 
 def _edited_words(run: Run, report: dict[str, Any]) -> list[Mismatch]:

@@ -37,6 +37,7 @@ class Table:
     folded: bool = False
     words: bool = False  # columns hold words, not numbers: no right alignment
     stacked: bool = False  # intervals stand below their values, for tables of many columns
+    faded: tuple[int, ...] = ()  # rows that are shown in grey: too few images to be ranked
     kind: str = "table"
 
 

@@ -44,6 +44,7 @@ from scanwise.report.scores import (
     metrics_table,
     per_class_table,
 )
+from scanwise.report.slices_blocks import parts_blocks, worst_slice_banner
 from scanwise.report.tries_blocks import tries_blocks
 from scanwise.report.verdict import (
     Verdict,
@@ -131,6 +132,7 @@ def banners(run: RunFiles, verdict: Verdict) -> tuple[Banner, ...]:
     if run.dataset.get("verified") is False:
         text = "The file's hash is not the published one; its labels and pixels may differ."
         found.append(Banner("warn", "UNVERIFIED DATA", text))
+    found += worst_slice_banner(run)
     found.append(Banner("note", "RESEARCH USE", NOT_A_DEVICE))
     return tuple(found)
 
@@ -164,9 +166,12 @@ def cards(run: RunFiles) -> tuple[Card, ...]:
         "auroc_macro": ("AUC-ROC (macro)", "chance"),
         "auprc_macro": ("AUC-PR (macro)", "prevalence"),
         "f1_macro": ("F1 (macro)", answer),
+        "kappa_quadratic": ("Kappa, quadratic weights", "chance"),
     }
     if run.task == "multilabel":
         chosen = ("auroc_macro", "auprc_macro", "f1_macro", "accuracy")
+    elif run.task == "ordinal":
+        chosen = ("accuracy", "kappa_quadratic", "auroc_macro", "balanced_accuracy")
     else:
         chosen = ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro")
     clean = run.clean_test if split == "test" else None
@@ -418,6 +423,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     blocks.append(per_class_table(run, split, run.splits[split]))
     blocks.append(Paragraph(calibration_text(run, split)))
     blocks += decision_blocks(run, judged.pictures.get("decision_curve"))
+    blocks += parts_blocks(run, judged.pictures)
     return without_nothing(blocks)
 
 

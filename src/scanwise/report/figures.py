@@ -37,6 +37,13 @@ from scanwise.report.plots import (
 )
 from scanwise.report.rules import Diagnosis
 from scanwise.report.run_files import RunFiles
+from scanwise.report.slices_plot import (
+    CorruptionCurve,
+    SliceRow,
+    plot_robustness,
+    plot_slices,
+)
+from scanwise.report.slices_words import METRIC_WORDS, drop_cell, worst_sentence
 from scanwise.report.style import inline_svg, read_alt, save_figure
 from scanwise.report.verdict import as_interval
 
@@ -52,7 +59,15 @@ CAPTIONS = {
     "The percentage is the probability of the answer.",
     "mistakes": "The mistakes that the model was most confident of.",
 }
-WIDE = {"samples", "samples_predicted", "mistakes", "augmentation", "mean_per_class"}
+WIDE = {
+    "slices",
+    "robustness",
+    "samples",
+    "samples_predicted",
+    "mistakes",
+    "augmentation",
+    "mean_per_class",
+}
 
 
 def existing_picture(run_dir: Path, name: str, folder: str = "plots/") -> Picture | None:
@@ -78,7 +93,58 @@ def draw_figures(run: RunFiles, diagnoses: Sequence[Diagnosis]) -> dict[str, Pic
             _reliability(run, rows, split),
             _decision_curve(run),
         ]
+    drawn += [_slices(run), _robustness(run)]
     return {picture.name: picture for picture in drawn if picture is not None}
+
+
+def _slices(run: RunFiles) -> Picture | None:
+    document = run.slices
+    if not document:
+        return None
+    right = "label_accuracy" if document["task"] == "multilabel" else "accuracy"
+    rows = [
+        SliceRow(
+            f"{part['column']}: {part['value']}",
+            int(part["n"]),
+            as_interval(part[right]),
+            as_interval(part["difference_within_class"]),
+            bool(part["ranked"]),
+            part["verdict"] == "worse",
+        )
+        for part in document["slices"]
+    ]
+    figure = plot_slices(rows, split=document["split"], n=document["n"])
+    where = images_text(document["n"], document["split"])
+    alt = f"Share right and difference to the rest of {len(rows)} slices of {where}. "
+    alt += f"{worst_sentence(document)}."
+    caption = "Each slice beside all other images; grey: too few images to be ranked; "
+    caption += "orange: worse than the rest by the corrected p value."
+    return _save(run, "slices", figure, alt, caption)
+
+
+def _robustness(run: RunFiles) -> Picture | None:
+    document = run.robustness
+    if not document:
+        return None
+    main = document["main_metric"]
+    curves = [
+        CorruptionCurve(
+            curve["corruption"],
+            [as_interval(score["value"]) for score in curve["severities"]],
+            drop_cell(as_interval(curve["mean_relative_drop"])),
+        )
+        for curve in document["curves"]
+        if curve["metric"] == main
+    ]
+    clean = as_interval(document["clean"][main])
+    where = images_text(document["n"], document["split"])
+    figure = plot_robustness(
+        curves, clean, quantity=METRIC_WORDS[main], split=document["split"], n=document["n"]
+    )
+    drops = "; ".join(f"{curve.name} {curve.drop}" for curve in curves)
+    alt = f"{METRIC_WORDS[main]} on worse pictures, {where}; clean {clean}. Mean drops: {drops}."
+    caption = f"{METRIC_WORDS[main]} by severity, with 95 % interval, on {where}; dashed: clean."
+    return _save(run, "robustness", figure, alt, caption)
 
 
 def judged_split(run: RunFiles) -> str | None:

@@ -35,6 +35,9 @@ class RunFiles:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     tries: Sequence[Mapping[str, Any]] = ()  # of recommendations
     explanations: Mapping[str, Any] = field(default_factory=dict)
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    robustness: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -123,6 +126,9 @@ def read_run(run_dir: Path) -> RunFiles:
         decisions=_read_json(run_dir / "decisions.json"),
         tries=_read_json(run_dir / "recommendations.json").get("tries") or (),
         explanations=_read_json(run_dir / "explanations" / "explanations.json"),
+        slices=_read_json(run_dir / "slices.json"),
+        groups=_read_json(run_dir / "groups.json"),
+        robustness=_read_json(run_dir / "robustness.json"),
     )
 
 
