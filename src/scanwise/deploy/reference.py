@@ -1,7 +1,7 @@
 """What a bundle remembers of its training images, to know when an image is unlike them.
 
-`reference.safetensors` holds features (no pixels, no names) and the threshold; SHA256SUMS covers
-it. Bundles without it answer "not measured".
+`reference.safetensors` holds class means and a covariance of features (no image, no name) and the
+threshold; SHA256SUMS covers it. Bundles without it answer "not known".
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from scanwise.core.errors import IntegrityError
+from scanwise.core.errors import DataError, IntegrityError
 from scanwise.metrics.inputs import Floats
-from scanwise.metrics.unknown import KnnReference, fit_knn, known_threshold
+from scanwise.metrics.unknown import GaussianReference, fit_gaussians, known_threshold
 
 REFERENCE = "reference.safetensors"
-MAX_ROWS = 2000
-MAX_CELLS = 2**22  # 8 MB of features; wide ones are remembered of fewer images
+MAX_ROWS = 2000  # training images that are measured; more change little
+MAX_CELLS = 2**21  # of the directions kept: 8 MB; of wide features fewer are
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Training features and the score above which an image counts as unknown."""
+    """Where training features lie, and the score above which an image counts as unknown."""
 
-    known: KnnReference
+    known: GaussianReference
     threshold: float
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
@@ -44,11 +44,13 @@ class Reference:
 
     def save(self, path: Path) -> None:
         tensors = {
-            "features": self.known.features,
-            "neighbours": np.array([self.known.neighbours], np.int64),
+            "means": self.known.means,
+            "directions": self.known.directions,
+            "variances": self.known.variances,
+            "rest": np.array([self.known.rest], np.float64),
             "threshold": np.array([self.threshold], np.float64),
         }
-        save_file(tensors, path, metadata={"method": "knn", "version": "1"})
+        save_file(tensors, path, metadata={"method": "mahalanobis", "version": "1"})
 
     @classmethod
     def load(cls, path: Path) -> Reference:
@@ -59,36 +61,35 @@ class Reference:
         """
         try:
             parts = load_file(path)
-            features = parts["features"]
-            neighbours, threshold = int(parts["neighbours"][0]), float(parts["threshold"][0])
+            means, directions, variances = (
+                parts[name] for name in ("means", "directions", "variances")
+            )
+            rest, threshold = float(parts["rest"][0]), float(parts["threshold"][0])
         except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise IntegrityError(f"{path} is no reference of this scanwise: {error}.") from error
-        if features.ndim != 2 or not 1 <= neighbours <= len(features):
-            raise IntegrityError(f"{path}: {neighbours} neighbours of {features.shape} features.")
-        return cls(KnnReference(features.astype(np.float16), neighbours), threshold)
+        shapes = (means.shape[1:], directions.shape[1:], variances.shape)
+        if means.ndim != 2 or shapes != (means.shape[1:], means.shape[1:], directions.shape[:1]):
+            raise IntegrityError(f"{path}: its parts do not fit together: {shapes}.")
+        if not (variances > 0).all() or not rest > 0:
+            raise IntegrityError(f"{path}: variances must be above 0.")
+        return cls(GaussianReference(means, directions, variances, rest), threshold)
 
 
 def fit_reference(
-    train: NDArray[np.floating], validation: NDArray[np.floating], seed: int = 0
+    train: NDArray[np.floating], classes: NDArray[np.int64], validation: NDArray[np.floating]
 ) -> Reference:
-    """Remember training features and set the threshold on validation.
+    """Measure where training features lie, and set the threshold on validation.
 
     Args:
-        train: Features of training images, float (m, d); at most 2,000 rows (fewer where features
-            are wide) are kept, drawn by the seed.
+        train: Features of training images, float (m, d).
+        classes: Class of each, int (m,); all 0 where images have several labels.
         validation: Features of validation images, float (n, d).
-        seed: Of the draw.
 
     Raises:
         DataError: Too few validation images, or features that are not finite.
     """
-    known = fit_knn(train[reference_rows(*train.shape, seed)])
+    most = max(1, MAX_CELLS // train.shape[1])
+    known = fit_gaussians(train, classes, most)
+    if not np.isfinite(validation).all():
+        raise DataError("a validation feature is not finite; the network diverged.")
     return Reference(known, known_threshold(known.scores(validation)))
-
-
-def reference_rows(num_rows: int, num_features: int, seed: int) -> NDArray[np.int64]:
-    """Which of the training rows are remembered, sorted int (r,)."""
-    most = min(MAX_ROWS, max(1, MAX_CELLS // max(num_features, 1)))
-    if num_rows <= most:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(seed).choice(num_rows, most, replace=False))

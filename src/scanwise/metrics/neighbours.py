@@ -45,4 +45,7 @@ def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows (n, d) scaled to length 1; rows of zeros stay zero."""
     exact = np.asarray(features, np.float32)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    return np.divide(exact, lengths, out=np.zeros_like(exact), where=lengths > 0)
+    scaled: NDArray[np.float32] = np.divide(
+        exact, lengths, out=np.zeros_like(exact), where=lengths > 0
+    )
+    return scaled

@@ -63,44 +63,84 @@ def fit_knn(features: NDArray[np.floating], neighbours: int = NEIGHBOURS) -> Knn
 class GaussianReference:
     """Mahalanobis distance to the nearest class mean, with one covariance for all classes.
 
+    The covariance is kept as its strongest directions and one variance for all others.
+
     Source:
         Lee et al., NeurIPS 2018, arXiv:1807.03888, without its input perturbation and its ensemble
-        of layers; the covariance is shrunk after Ledoit and Wolf, J. Multivar. Anal. 88, 2004,
-        since features are often as many as images.
+        of layers.
     """
 
-    means: Floats  # (c, d)
-    whitening: Floats  # (d, d): differences times it have unit covariance
+    means: NDArray[np.float32]  # (c, d)
+    directions: NDArray[np.float32]  # (r, d), of length 1, at right angles
+    variances: Floats  # (r,) along them, above 0
+    rest: float  # variance along all other directions, above 0
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
         """Distance to the nearest mean, float (n,) from 0 up, of features (n, d)."""
-        white = np.asarray(features, np.float64) @ self.whitening
-        centres = self.means @ self.whitening
-        squared = [((white - centre) ** 2).sum(axis=1) for centre in centres]
-        return np.asarray(np.sqrt(np.min(squared, axis=0)))
+        given = np.asarray(features, np.float32)
+        weights = 1 / self.variances - 1 / self.rest
+        squared = np.full(len(given), np.inf)
+        for mean in self.means:
+            apart = (given - mean).astype(np.float64)
+            along = apart @ self.directions.T
+            found = (apart**2).sum(axis=1) / self.rest + along**2 @ weights
+            np.minimum(squared, found, out=squared)
+        return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
-def fit_gaussians(features: NDArray[np.floating], classes: ArrayLike) -> GaussianReference:
+def fit_gaussians(
+    features: NDArray[np.floating], classes: ArrayLike, max_directions: int | None = None
+) -> GaussianReference:
     """Means of each class and the covariance around them, of training features (m, d).
+
+    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf), since features
+    are often as many as images.
 
     Args:
         features: float (m, d).
         classes: Class of each row, int (m,); all 0 (one mean) where images have several labels.
+        max_directions: Strongest directions to keep [all].
 
     Raises:
         DataError: If there is no row, or a feature is not finite.
+
+    Source:
+        Ledoit and Wolf, J. Multivar. Anal. 88, 2004.
     """
-    from sklearn.covariance import ledoit_wolf
+    from sklearn.covariance import ledoit_wolf_shrinkage
 
     _check(features)
     exact = np.asarray(features, np.float64)
     _, numbers = np.unique(np.asarray(classes), return_inverse=True)
     means = np.stack([exact[numbers == c].mean(axis=0) for c in range(numbers.max() + 1)])
-    covariance, _ = ledoit_wolf(exact - means[numbers], assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    # A direction in which training features never differ: far, but not infinitely far.
-    floor = max(float(values.max()) * 1e-6, 1e-12)
-    return GaussianReference(means, vectors / np.sqrt(np.maximum(values, floor)))
+    apart = exact - means[numbers]
+    d, trace = exact.shape[1], float((apart**2).sum()) / len(exact)
+    shrinkage = float(ledoit_wolf_shrinkage(apart, assume_centered=True)) if trace > 0 else 1.0
+    values, directions = _principal(apart, max_directions)
+    level = trace / d or 1.0
+    kept = (1 - shrinkage) * values + shrinkage * level
+    left = max(trace - float(values.sum()), 0.0) / max(d - len(values), 1)
+    # A direction in which training images never differ: far, but not infinitely far.
+    floor = 1e-6 * level
+    return GaussianReference(
+        means.astype(np.float32),
+        directions.astype(np.float32),
+        np.maximum(kept, floor),
+        max((1 - shrinkage) * left + shrinkage * level, floor),
+    )
+
+
+def _principal(apart: Floats, most: int | None) -> tuple[Floats, Floats]:
+    """Variances (r,) and directions (r, d) of centred rows (m, d), strongest first."""
+    m, d = apart.shape
+    wide = d > m  # then the small matrix is that between rows
+    values, vectors = np.linalg.eigh((apart @ apart.T if wide else apart.T @ apart) / m)
+    order = np.argsort(values)[::-1][:most]
+    order = order[values[order] > 1e-10 * max(float(values.max()), 1e-300)]
+    values, vectors = values[order], vectors[:, order]
+    if not wide:
+        return values, vectors.T
+    return values, (apart.T @ vectors).T / np.sqrt(values * m)[:, None]
 
 
 def known_threshold(validation_scores: ArrayLike) -> float:

@@ -32,7 +32,8 @@ CONTENTS = (
     "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
     "test_ledger.csv", "reproduction.json", "report.html", "report.md", "report.json",
     "checkpoints", "bundle", "plots", "errors", "baselines", "medmnist", "ensemble.yaml", "answers",
-    "tensorboard", "mlruns",
+    "tensorboard", "mlruns", "unknown_scores.csv", "unknown.json", "ood.json", "confusions.json",
+    "learning_curve",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

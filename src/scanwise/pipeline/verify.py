@@ -11,8 +11,10 @@ from scanwise.core.files import sha256_file
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.verify import TOLERANCE, Mismatch, differences, verify_metrics
 from scanwise.pipeline.baselines import read_baselines
+from scanwise.pipeline.errors import verify_confusions
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.runs import Run
+from scanwise.pipeline.surroundings import verify_unknown
 from scanwise.report.build import PAGES, restate, said_sha256
 
 
@@ -77,6 +79,7 @@ def verify_run(path: Path) -> Verification:
     if "ensemble" in metrics:
         truth = members_document(run, predictions).get("ensemble")
         found += differences("ensemble", metrics["ensemble"], truth, TOLERANCE)
+    found += [*verify_confusions(run, predictions), *verify_unknown(run, predictions)]
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]

@@ -31,6 +31,7 @@ from scanwise.report.blocks import (
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.diagnosis import Diagnosis
 from scanwise.report.ensemble import ensemble_blocks
+from scanwise.report.error_blocks import error_blocks
 from scanwise.report.history import History
 from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
 from scanwise.report.plots import images_text
@@ -42,6 +43,7 @@ from scanwise.report.scores import (
     metrics_table,
     per_class_table,
 )
+from scanwise.report.unknown_blocks import unknown_blocks
 from scanwise.report.verdict import (
     Verdict,
     as_interval,
@@ -414,6 +416,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     )
     blocks.append(per_class_table(run, split, run.splits[split]))
     blocks.append(Paragraph(calibration_text(run, split)))
+    blocks += unknown_blocks(run)
     return without_nothing(blocks)
 
 
@@ -452,6 +455,7 @@ def samples(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
         blocks.append(Link("Gallery of mistakes, most confident first", "errors/index.html"))
     if run.predictions is not None and run.splits:
         blocks.append(Paragraph(_mistakes_sentence(run)))
+        blocks += error_blocks(run)
     return without_nothing(blocks)
 
 

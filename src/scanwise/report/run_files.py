@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +32,10 @@ class RunFiles:
     history: History | None
     predictions: Predictions | None
     looks: Sequence[Mapping[str, str]]
+    confusions: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    ood: Mapping[str, Any] = field(default_factory=dict)
+    learning_curve: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -116,6 +120,10 @@ def read_run(run_dir: Path) -> RunFiles:
         history=read_history(run_dir / "history.csv"),
         predictions=_read_predictions(run_dir, dataset.get("task")),
         looks=_read_ledger(run_dir / "test_ledger.csv"),
+        confusions=_read_json(run_dir / "confusions.json"),
+        unknown=_read_json(run_dir / "unknown.json"),
+        ood=_read_json(run_dir / "ood.json"),
+        learning_curve=_read_json(run_dir / "learning_curve" / "learning_curve.json"),
     )
 
 
