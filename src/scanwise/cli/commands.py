@@ -20,7 +20,9 @@ from scanwise.cli.compare import (
     whole_number,
 )
 from scanwise.cli.ensemble import ensemble
+from scanwise.cli.errors import errors
 from scanwise.cli.launch import start_processes
+from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.runs import runs_app
@@ -278,7 +280,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-for verb in (compare, tune, ensemble, summary, benchmark, reproduce):
+for verb in (compare, tune, ensemble, summary, benchmark, reproduce, ood, errors):
     app.command()(verb)
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")
