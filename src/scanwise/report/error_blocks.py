@@ -63,7 +63,8 @@ def fix_first_sentence(found: Mapping[str, Any]) -> str:
     taken = [pair for pair in found["pairs"] or () if pair["actual"] == entry["name"]]
     if taken:
         text += f", most often taken for '{taken[0]['said']}' ({taken[0]['count']:,})"
-    return f"{text}. It has the {first['criterion']}."
+    few = entry["miss_rate"].get("note") or entry["miss_rate"].get("reason")
+    return f"{text}. It has the {first['criterion']}{f'; {few}' if few else ''}."
 
 
 def data_sentence(curve: Mapping[str, Any]) -> str:
@@ -94,10 +95,10 @@ def _pairs_table(found: Mapping[str, Any]) -> Table:
         (
             f"{pair['actual']} → {pair['said']}",
             f"{pair['count']:,}",
-            f"{100 * pair['count'] / wrong:.0f} %",
-            f"{pair['n_actual']:,}",
             str(Interval.from_json(pair["recall_lost"])),
+            f"{pair['n_actual']:,}",
             f"{pair['rank_by_recall_lost']}",
+            f"{100 * pair['count'] / wrong:.0f} %",
         )
         for pair in found["pairs"][:SHOWN]
     )
@@ -105,8 +106,8 @@ def _pairs_table(found: Mapping[str, Any]) -> Table:
     share = Interval.from_json(found["mistakes"]["share"])
     return Table(
         f"Confusion pairs, most frequent first: {images_text(found['n'], found['split'])}",
-        ("True → answer", "Images", "Of all mistakes", "n of the true class",
-         "Recall it costs", "Rank by recall"),
+        ("True → answer", "Images", "Recall it costs", "n of the true class",
+         "Rank by recall", "Of all mistakes"),
         rows,
         f"{wrong:,} mistakes, share {share}. Recall: share of the true class's images that go this "
         "way, 95 % intervals; a rare class can lose much by few images."

@@ -71,8 +71,8 @@ def suspicions(
     single = predictions.task != "multilabel"
     if single and near and all(each.label == said for each in near):
         found.append(
-            f"all {len(near)} nearest training images are '{said}': it looks like that class, or "
-            "its label is wrong"
+            f"all {len(near)} nearest training images are '{said}': to the network it looks like "
+            "that class; check its label"
         )
     if beside is not None and beside.scores is not None and beside.is_unknown(row):
         found.append(
