@@ -46,7 +46,7 @@ def test_a_network_without_a_linear_layer_has_no_features(disc_run):
     bundle = Bundle.from_pretrained(disc_run.path)
     bundle.model = nn.Sequential(nn.Conv2d(1, 2, 16), nn.Flatten())
     dataset, split = reload_data(disc_run, disc_run.config)
-    with pytest.raises(ModelError, match="no last nn.Linear"):
+    with pytest.raises(ModelError, match=r"no last nn\.Linear"):
         bundle.features_of_rows(dataset, split.val)
     answer = bundle.predict(dataset.images[split.val[:3]])
     assert answer.in_distribution == (None,) * 3

@@ -23,8 +23,8 @@ from scanwise.report.style import figure_names, save_figure
 from scanwise.report.verdict import SPLIT_WORDS
 
 MAX_MISTAKES = 60
-MAX_OF_A_KIND = 12  # of each listed kind of mistake, where the first 60 show fewer
-MAX_KINDS = 14  # confusion pairs (or labels) that the page can be narrowed to
+MAX_OF_A_KIND = 6  # of each listed kind of mistake, where the first 60 show fewer
+MAX_KINDS = 12  # confusion pairs (or labels) that the page can be narrowed to
 MAX_CORRECT = 24
 GRID_IMAGES = 18
 NEAR_PX = 64  # of the pictures of training images
