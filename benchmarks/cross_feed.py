@@ -2,8 +2,8 @@
 
     python benchmarks/cross_feed.py [--shared ../shared] [--epochs 3]
 
-Two tables, written to docs/unknown-inputs.md: rows of small networks trained on the labelled sets at
-hand, and a full 12 x 12 feed on frozen ImageNet features (MobileNetV2, 96 px) of 400 unlabelled
+Two tables, written to docs/unknown-inputs.md: rows of small networks trained on the labelled sets
+at hand, and a full 12 x 12 feed on frozen ImageNet features (MobileNetV2, 96 px) of 400 unlabelled
 images a set, half of which are the reference and half the test. On the diagonal 0.5 is expected.
 Finished trainings in runs/cross_feed are kept.
 """
