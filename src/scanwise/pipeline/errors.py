@@ -45,7 +45,7 @@ def write_errors(
     rows = np.array([row_of[sample] for sample in part.sample], dtype=np.int64)
     around = read_surroundings(run, dataset, part)
     curve = run.read_json(str(CURVE), "") if (run.path / CURVE).is_file() else {}
-    command = f"learning-curve --output {run.path / CURVE.parent}"
+    command = "learning-curve --output RUN/learning_curve"
     return write_gallery(
         run.path,
         lambda chosen: dataset.images[rows[chosen]],

@@ -19,9 +19,9 @@ def error_blocks(run: RunFiles) -> tuple[Any, ...]:
     if not run.confusions:
         return (
             Paragraph("Confusions: not measured. This writes them from predictions.csv:"),
-            Command(f"scanwise errors {run.path}"),
+            Command("scanwise errors RUN"),
         )
-    curve = f"learning-curve --output {run.path / 'learning_curve'}"
+    curve = "learning-curve --output RUN/learning_curve"
     command = completed(curve, run.config, run.plan)
     return confusion_blocks(run.confusions, run.learning_curve, command)
 
