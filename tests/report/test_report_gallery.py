@@ -10,8 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
+from scanwise.core.types import Dataset
+from scanwise.metrics.neighbours import Neighbours
 from scanwise.metrics.predictions import Predictions, make_predictions
 from scanwise.report.gallery import answers, write_gallery
+from scanwise.report.gallery_facts import Beside
 
 
 def made(
@@ -33,7 +36,7 @@ def test_most_confident_mistake_first(tmp_path: Path) -> None:
     with files.csv.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["sample"] for row in rows] == ["s2", "s0"]
-    assert rows[0] == {
+    assert {key: value for key, value in rows[0].items() if not key.startswith("nearest")} == {
         "rank": "1",
         "sample": "s2",
         "split": "test",
@@ -41,6 +44,10 @@ def test_most_confident_mistake_first(tmp_path: Path) -> None:
         "predicted": "a",
         "probability": "0.950000",
         "probability_of_target": "0.050000",
+        "unknown_score": "",  # not measured here
+        "in_distribution": "",
+        "suspected": "",
+        "path": "p2",
     }
     html = files.html.read_text(encoding="utf-8")
     assert "2 of 4 wrong" in html
@@ -83,7 +90,7 @@ def test_only_shown_images_are_asked_for(tmp_path: Path, sim: SimpleNamespace) -
         return grey(rows)
 
     write_gallery(tmp_path, watch, predictions)
-    assert len(asked) < 150
+    assert len(asked) < 200
     split = np.asarray(predictions.split)
     assert set(split[asked]) == {"test"}
 
@@ -109,3 +116,52 @@ def test_deep_images_are_shown_stretched(tmp_path: Path) -> None:
         return np.arange(len(rows) * 36, dtype=np.uint16).reshape(len(rows), 6, 6, 1) * 500
 
     assert write_gallery(tmp_path, deep, made([0], [[0.2, 0.8]])).mistakes == 1
+
+
+def beside(labels: list[int], nearest: list[list[int]]) -> Beside:
+    """Four images, of which the last two are the tested ones; image 3 is a copy of image 0."""
+    images = np.arange(4 * 36, dtype=np.uint8).reshape(4, 6, 6, 1)
+    images[3] = images[0]
+    names = tuple("wxyz")
+    dataset = Dataset("d", images, np.array(labels), ("a", "b<i>"), names, names)
+    near = Neighbours(np.array(nearest), np.full((2, 3), 0.25))
+    scores = np.array([5.0, 1.0])
+    return Beside(dataset, np.array([2, 3]), "calibrated on validation", scores, 2.0, near)
+
+
+def test_neighbours_and_suspicions_stand_beside_a_mistake(tmp_path: Path) -> None:
+    predictions = made([0, 1], [[0.3, 0.7], [0.52, 0.48]])
+    around = beside([1, 1, 0, 1], [[0, 1, 0], [0, 1, 1]])
+    files = write_gallery(tmp_path, grey, predictions, beside=around)
+    html = files.html.read_text(encoding="utf-8")
+    assert "calibrated on validation" in html
+    assert html.count('alt="training image w, labelled b&lt;i&gt;"') == 3
+    with files.csv.open(encoding="utf-8", newline="") as stream:
+        first, second = csv.DictReader(stream)
+    assert (first["nearest_1"], first["nearest_1_label"]) == ("w", "b<i>")
+    assert float(first["nearest_1_distance"]) == 0.25
+    assert "all 3 nearest training images are 'b<i>'" in first["suspected"]
+    assert "unknown-input score 5, threshold 2" in first["suspected"]
+    assert (first["in_distribution"], second["in_distribution"]) == ("no", "yes")
+    assert "the same picture also as 'b<i>': w" in second["suspected"]
+    assert "nearly undecided: 0.520 against 0.480" in second["suspected"]
+
+
+def test_a_copy_with_another_label_is_named(tmp_path: Path) -> None:
+    predictions = made([1, 0], [[0.3, 0.7], [0.1, 0.9]])
+    files = write_gallery(
+        tmp_path, grey, predictions, beside=beside([1, 1, 1, 0], [[1, 1, 1], [0, 1, 1]])
+    )
+    said = files.csv.read_text(encoding="utf-8")
+    assert "train holds the same picture with another label, as 'b<i>': w" in said
+
+
+def test_mistakes_can_be_narrowed_to_a_pair_by_style_alone(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    predictions = made([0, 0, 1], [[0.1, 0.9, 0], [0.1, 0.8, 0.1], [0.1, 0.2, 0.7]], names)
+    html = write_gallery(tmp_path, grey, predictions).html.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert html.count('type="radio"') == 3  # all, a → b, b → c
+    assert "a → b (2)" in html
+    assert html.count('class="tile wrong k0"') == 2
+    assert "#show-k1:checked ~ .tiles .tile:not(.k1) { display: none; }" in html

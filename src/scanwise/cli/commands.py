@@ -21,9 +21,11 @@ from scanwise.cli.compare import (
 )
 from scanwise.cli.conformal import conformal
 from scanwise.cli.ensemble import ensemble
+from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
 from scanwise.cli.launch import start_processes
+from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
 from scanwise.cli.reproduce import reproduce
@@ -275,8 +277,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain,
-    robustness,
+    recommend, explain, robustness, ood, errors,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(runs_app, name="runs")

@@ -6,6 +6,7 @@ bundle/
   preprocess.json     the fitted preprocessing
   metrics.json        what was measured
   MODEL_CARD.md       what it is for, and what it is not
+  reference.safetensors  features of training images, for the unknown-input score; optional
   SHA256SUMS          hashes of the files above; checked at loading
 
 An ensemble's bundle holds ordinary bundles in members/ instead of weights of its own
@@ -32,12 +33,13 @@ from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.core.files import sha256_file
 from scanwise.core.types import Dataset, Task
 from scanwise.data.images import read_image
+from scanwise.deploy.outputs import Outputs, head_outputs, network_outputs
+from scanwise.deploy.reference import REFERENCE, Reference
 from scanwise.metrics.calibration import apply_temperature
 from scanwise.metrics.conformal import in_sets
 from scanwise.metrics.inputs import THRESHOLD
 from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
 from scanwise.models.build import build_model
-from scanwise.prepare.batches import evaluation_batch
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import PixelRows, Pixels
 
@@ -133,7 +135,9 @@ class BundlePredictions:
     `probabilities` is float64 (n, k); rows of images that could not be read are NaN, their
     `predicted` is "" and `reasons` says why. `predicted` is the most probable class (of several
     labels those above 0.5, joined by "|"), whatever thresholds and sets there are: it is what
-    predictions.csv and metrics.json judge.
+    predictions.csv and metrics.json judge. `unknown_scores` float64 (n,) are higher the less an
+    image resembles the training images; `in_distribution` says whether they stay below the bundle's
+    threshold (which 95 % of validation images do), None where that is not known.
     """
 
     samples: tuple[str, ...]
@@ -141,6 +145,8 @@ class BundlePredictions:
     predicted: tuple[str, ...]
     class_names: tuple[str, ...]
     reasons: tuple[str, ...]
+    unknown_scores: NDArray[np.float64]
+    in_distribution: tuple[bool | None, ...]
     # Classes with a stored threshold whose probability reaches it, of each image; none may.
     # None where no threshold is stored (`scanwise thresholds` stores one).
     above_threshold: tuple[tuple[str, ...], ...] | None = None
@@ -169,6 +175,7 @@ class Bundle:
         self.model_card = model_card
         # Where cached features of a pretrained network come from, in the process that trained it.
         self.feature_source: Callable[[Pixels], NDArray[np.float32]] | None = None
+        self.reference: Reference | None = None  # None: unknown inputs are not recognised
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -202,6 +209,8 @@ class Bundle:
         write_bundle_json(folder / "preprocess.json", self.preprocessing.to_json())
         write_bundle_json(folder / "metrics.json", self.metrics)
         (folder / "MODEL_CARD.md").write_text(self.model_card, encoding="utf-8")
+        if self.reference is not None:
+            self.reference.save(folder / REFERENCE)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, model: nn.Module | None = None) -> Bundle:
@@ -220,7 +229,7 @@ class Bundle:
             ModelError: If the architecture is a user's own and `model` is not given.
         """
         folder = find_bundle(Path(directory))
-        check_sums(folder)
+        listed = check_sums(folder)
         stated = _read_json(folder / "config.json")
         if stated.get("kind") == "ensemble":
             from scanwise.deploy.ensemble import EnsembleBundle  # it is made of bundles
@@ -236,13 +245,16 @@ class Bundle:
                 f"{folder}/model.safetensors does not fit {config.architecture}: "
                 f"{' '.join(first).strip()}"
             ) from error
-        return cls(
+        bundle = cls(
             network,
             Preprocessing.from_json(_read_json(folder / "preprocess.json")),
             config,
             _read_json(folder / "metrics.json"),
             (folder / "MODEL_CARD.md").read_text(encoding="utf-8"),
         )
+        if REFERENCE in listed:
+            bundle.reference = Reference.load(folder / REFERENCE)
+        return bundle
 
     def predict(
         self, inputs: Sequence[str | Path] | str | Path | NDArray[Any], *, device: str = "cpu"
@@ -270,15 +282,19 @@ class Bundle:
             samples = tuple(str(path) for path in inputs)
             pixels, rows, reasons = self._read_files(inputs)
         probabilities = np.full((len(samples), len(self.class_names)), np.nan)
+        scores = np.full(len(samples), np.nan)
         if len(rows):
-            probabilities[rows] = self.probabilities_of(pixels, device=device)
-        return self._answers(samples, probabilities, tuple(reasons))
+            outputs = self.outputs_of(pixels, device=device)
+            probabilities[rows] = calibrated_probabilities(outputs.logits, self.config)
+            scores[rows] = self.unknown_scores(outputs.features, len(rows))
+        return self._answers(samples, probabilities, tuple(reasons), scores)
 
     def _answers(
         self,
         samples: tuple[str, ...],
         probabilities: NDArray[np.float64],
         reasons: tuple[str, ...],
+        unknown_scores: NDArray[np.float64],
     ) -> BundlePredictions:
         """All that follows from probabilities (n, k); rows of NaN get empty answers."""
         thresholds, conformal = self.config.thresholds, self.config.conformal
@@ -290,6 +306,8 @@ class Bundle:
             tuple(self.label(row) for row in probabilities),
             self.class_names,
             reasons,
+            unknown_scores,
+            self.in_distribution(unknown_scores),
             above_threshold=self._names(probabilities >= bars) if thresholds else None,
             thresholds=dict(thresholds),
             sets=self._names(in_sets(probabilities, conformal["min_probability"], self.class_names))
@@ -306,9 +324,25 @@ class Bundle:
 
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c)."""
+        return self.outputs_of(pixels, device=device).logits
+
+    def outputs_of(self, pixels: Pixels, *, device: str = "cpu") -> Outputs:
+        """Raw outputs and features, in one pass, of prepared pixels uint8 (n, h, w, c)."""
         if self.feature_source is not None:
-            return head_logits(self.model, self.feature_source(pixels))
-        return network_logits(self.model, pixels, self.preprocessing, torch.device(device))
+            return head_outputs(self.model, self.feature_source(pixels))
+        return network_outputs(self.model, pixels, self.preprocessing, torch.device(device))
+
+    def unknown_scores(self, features: NDArray[np.float32] | None, n: int) -> NDArray[np.float64]:
+        """Unknown-input score of each of n images, higher is stranger; NaN where unknown."""
+        if self.reference is None or features is None:
+            return np.full(n, np.nan)
+        return self.reference.scores(features)
+
+    def in_distribution(self, scores: NDArray[np.float64]) -> tuple[bool | None, ...]:
+        """Whether each image is like the training images, by its score (n,)."""
+        if self.reference is None:
+            return (None,) * len(scores)
+        return self.reference.in_distribution(scores)
 
     def probabilities_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k) of prepared pixels uint8 (n, h, w, c)."""
@@ -318,8 +352,34 @@ class Bundle:
         self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
     ) -> NDArray[np.float64]:
         """Calibrated probabilities float64 (n, k) of some images of a data set."""
+        return self.answers_of_rows(dataset, rows, device=device)[0]
+
+    def answers_of_rows(
+        self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Calibrated probabilities (n, k) of some images of a data set, and features (n, d).
+
+        The features are what the last linear layer is given; None where the network has none.
+        """
         pixels = PixelRows(self.preprocessing, dataset.images, rows)
-        return self.probabilities_of(pixels, device=device)
+        outputs = self.outputs_of(pixels, device=device)
+        return calibrated_probabilities(outputs.logits, self.config), outputs.features
+
+    def features_of_rows(
+        self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
+    ) -> NDArray[np.float32]:
+        """Penultimate features float32 (n, d) of some images of a data set.
+
+        Raises:
+            ModelError: If the network has no linear layer that is given one vector an image.
+        """
+        _, features = self.answers_of_rows(dataset, rows, device=device)
+        if features is None:
+            raise ModelError(
+                f"{self.config.architecture} has no last nn.Linear layer whose input could serve "
+                "as features: not available."
+            )
+        return features
 
     def input_text(self) -> str:
         """'28x28 px, 1 channel(s)'"""
@@ -358,36 +418,9 @@ class Bundle:
         return self.class_names[int(probabilities.argmax())]
 
 
-@torch.inference_mode()
 def head_logits(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Raw outputs float32 (n, k) of features (n, d), by the head of a pretrained network."""
-    classify: Any = model.to("cpu").eval().classify
-    logits: NDArray[np.float32] = classify(torch.from_numpy(features)).float().numpy()
-    return logits
-
-
-@torch.inference_mode()
-def network_logits(
-    model: nn.Module,
-    pixels: Pixels,
-    preprocessing: Preprocessing,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c), in float32 arithmetic."""
-    model = model.to(device).eval()
-    parts = []
-    step = _batch_for(model, preprocessing)
-    for start in range(0, len(pixels), step):
-        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
-        parts.append(model(preprocessing.normalise(batch)).float().cpu())
-    return torch.cat(parts).numpy()
-
-
-def _batch_for(model: nn.Module, preprocessing: Preprocessing) -> int:
-    spec = getattr(model, "spec", None)
-    return evaluation_batch(
-        spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px
-    )
+    return head_outputs(model, features).logits
 
 
 def class_logits(
@@ -424,8 +457,11 @@ def find_bundle(path: Path) -> Path:
     raise RunError(f"{path} is no bundle (no SHA256SUMS in it or in its bundle/ folder).")
 
 
-def check_sums(folder: Path) -> None:
+def check_sums(folder: Path) -> frozenset[str]:
     """Compare every file that SHA256SUMS lists, and every one that a bundle needs.
+
+    Returns:
+        The names that it lists.
 
     Raises:
         IntegrityError: Naming the first file that is missing, unlisted or changed.
@@ -443,6 +479,7 @@ def check_sums(folder: Path) -> None:
                 f"{folder / name} is not the file that was saved (its SHA-256 differs); "
                 "copy the bundle again."
             )
+    return frozenset(stated)
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from scanwise.deploy.bundle import (
     BundlePredictions,
     write_bundle_json,
 )
+from scanwise.deploy.outputs import Outputs
 from scanwise.prepare.rows import PixelRows, Pixels
 
 
@@ -81,6 +82,7 @@ class EnsembleBundle(Bundle):
         self.metrics = metrics or {}
         self.model_card = model_card
         self.feature_source = None
+        self.reference = None  # its members have their own
 
     def __getattr__(self, name: str) -> Any:
         if name in ("model", "preprocessing"):
@@ -122,12 +124,16 @@ class EnsembleBundle(Bundle):
     def predict(
         self, inputs: Sequence[str | Path] | str | Path | NDArray[Any], *, device: str = "cpu"
     ) -> BundlePredictions:
-        """As `Bundle.predict`; an image that one member can't read has no answer."""
+        """As `Bundle.predict`; an image that one member can't read has no answer.
+
+        Whether an image is unknown is what the first member says.
+        """
         answers = [each.bundle.predict(inputs, device=device) for each in self.members]
         probabilities = self._mean([answer.probabilities for answer in answers])
         told = zip(*(answer.reasons for answer in answers), strict=True)
         reasons = tuple(next(filter(None, each), "") for each in told)
-        return self._answers(answers[0].samples, probabilities, reasons)
+        known = answers[0].unknown_scores
+        return self._answers(answers[0].samples, probabilities, reasons, known)
 
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Not of an ensemble: the mean of probabilities has no logits.
@@ -136,6 +142,20 @@ class EnsembleBundle(Bundle):
             ModelError: Always.
         """
         raise ModelError("an ensemble has no logits; use its probabilities, or one of its members.")
+
+    def outputs_of(self, pixels: Pixels, *, device: str = "cpu") -> Outputs:
+        """Not of an ensemble, as `logits_of`.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError("an ensemble has no features; use those of one of its members.")
+
+    def answers_of_rows(
+        self, dataset: Dataset, rows: NDArray[np.int64], *, device: str = "cpu"
+    ) -> tuple[NDArray[np.float64], None]:
+        """As `probabilities_of_rows`; an ensemble has no features."""
+        return self.probabilities_of_rows(dataset, rows, device=device), None
 
     def probabilities_of(
         self, pixels: Pixels | NDArray[Any], *, device: str = "cpu"

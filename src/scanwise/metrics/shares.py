@@ -20,8 +20,8 @@ Mask = NDArray[np.bool_]
 
 def share_interval(
     counted: Mask,
-    among: Mask,
-    groups: Ints | None,
+    among: Mask | None = None,
+    groups: Ints | None = None,
     *,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -30,12 +30,16 @@ def share_interval(
 
     Args:
         counted: bool (n,).
-        among: bool (n,); none gives no value but the reason.
+        among: bool (n,) [all]; none true gives no value but the reason.
         groups: Group of each image, int (n,), or None where images are independent. With groups
             the interval is spread by resamples of whole groups, else it is Wilson's.
         num_resamples: Of the bootstrap.
         seed: Of the bootstrap.
+
+    >>> print(share_interval(np.arange(100) < 90))
+    0.900 [0.826, 0.945]
     """
+    among = np.ones(len(counted), np.bool_) if among is None else among
     hits, n = int((counted & among).sum()), int(among.sum())
     if groups is None or n == 0:
         return wilson_interval(hits, n)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scanwise.core.config import TrainConfig
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split, SplitName
@@ -27,11 +28,12 @@ from scanwise.pipeline.baselines import (
     write_baselines,
 )
 from scanwise.pipeline.decisions import decide
+from scanwise.pipeline.errors import write_errors
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.parts import measure_parts
 from scanwise.pipeline.runs import Run, command_line
 from scanwise.pipeline.slices import write_metadata
-from scanwise.report.gallery import write_gallery
+from scanwise.pipeline.surroundings import look_around
 
 MEAN_OF_CALIBRATED = "the mean of its members' calibrated probabilities is not calibrated again"
 
@@ -62,7 +64,7 @@ def evaluate_run(
     if not names:
         _save(run, dataset, bundle, _unmeasured(run, dataset, split, report))
         return
-    predictions = predict_splits(bundle, dataset, split, names, device)
+    predictions, features = predict_with_features(bundle, dataset, split, names, device)
     write_predictions(run.path / "predictions.csv", predictions)
     metrics = _metrics(run, dataset, split, report, predictions, calibration)
     metrics |= _beside_baselines(
@@ -71,6 +73,10 @@ def evaluate_run(
     metrics |= members_document(run, predictions)
     _write_medmnist_files(run, dataset, split, predictions, names)
     decide(run, predictions, metrics, bundle)
+    look_around(
+        run, dataset, split, bundle, predictions, features,
+        search=config.report, device=device, seed=config.seed,
+    )  # fmt: skip
     _save(run, dataset, bundle, metrics)
     write_metadata(run, dataset, split)
     if config.report:
@@ -103,10 +109,17 @@ def predict_splits(
     bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
 ) -> Predictions:
     """Probabilities of the named splits, by the bundle itself; rows in input order."""
+    return predict_with_features(bundle, dataset, split, names, device)[0]
+
+
+def predict_with_features(
+    bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
+) -> tuple[Predictions, NDArray[np.float32] | None]:
+    """As `predict_splits`, and the features (n, d) of the same pass; None where there are none."""
     rows = np.sort(np.concatenate([split.rows(name) for name in names]))
     of_row = {int(row): name for name in names for row in split.rows(name)}
-    probabilities = bundle.probabilities_of_rows(dataset, rows, device=device)
-    return make_predictions(
+    probabilities, features = bundle.answers_of_rows(dataset, rows, device=device)
+    predictions = make_predictions(
         sample=tuple(dataset.sample_ids[row] for row in rows),
         split=tuple(of_row[int(row)] for row in rows),
         targets=dataset.targets[rows],
@@ -115,6 +128,7 @@ def predict_splits(
         task=dataset.task,
         groups=None if dataset.groups is None else tuple(dataset.groups[row] for row in rows),
     )
+    return predictions, features
 
 
 def _beside_baselines(
@@ -216,16 +230,7 @@ def _write_medmnist_files(
 def _write_gallery(
     run: Run, dataset: Dataset, split: Split, predictions: Predictions, names: list[SplitName]
 ) -> None:
-    shown: SplitName = "test" if "test" in names else "val"
-    rows = {dataset.sample_ids[row]: row for row in split.rows(shown)}
-    part = predictions.of_split(shown)
-    order = np.array([rows[sample] for sample in part.sample], dtype=np.int64)
-    write_gallery(
-        run.path,
-        lambda chosen: dataset.images[order[chosen]],
-        part,
-        paths=None if dataset.paths is None else [dataset.paths[row] for row in order],
-    )
+    write_errors(run, dataset, split, predictions, "test" if "test" in names else "val")
 
 
 def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str:

@@ -13,10 +13,12 @@ from scanwise.metrics.verify import TOLERANCE, Mismatch, differences, verify_met
 from scanwise.pipeline.baselines import read_baselines
 from scanwise.pipeline.decisions import FILE as DECISIONS
 from scanwise.pipeline.decisions import verify_decisions
+from scanwise.pipeline.errors import verify_confusions
 from scanwise.pipeline.explanations_verify import verify_explanations
 from scanwise.pipeline.members import members_document
 from scanwise.pipeline.parts import stated_parts, verify_parts
 from scanwise.pipeline.runs import Run
+from scanwise.pipeline.surroundings import verify_unknown
 from scanwise.pipeline.tries import read_tries, recomputed_tries
 from scanwise.report.build import PAGES, restate, said_sha256
 
@@ -88,6 +90,7 @@ def verify_run(path: Path) -> Verification:
     found += _edited("recommendations.json.tries", read_tries(run), recomputed_tries(run))
     found += verify_explanations(run, predictions)
     found += verify_parts(run, predictions)
+    found += [*verify_confusions(run, predictions), *verify_unknown(run, predictions)]
     known = {f"report.json.metrics.{bad.where}" for bad in found}
     differing = _edited("report.json.metrics", report.get("metrics"), metrics)
     found += [bad for bad in differing if bad.where not in known]

@@ -31,6 +31,7 @@ from scanwise.report.blocks import (
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.decision_blocks import decision_blocks
 from scanwise.report.ensemble import ensemble_blocks
+from scanwise.report.error_blocks import error_blocks
 from scanwise.report.explanations import explanation_blocks
 from scanwise.report.history import History
 from scanwise.report.pages import NOT_A_DEVICE, count_text, seconds_text
@@ -46,6 +47,7 @@ from scanwise.report.scores import (
 )
 from scanwise.report.slices_blocks import parts_blocks, worst_slice_banner
 from scanwise.report.tries_blocks import tries_blocks
+from scanwise.report.unknown_blocks import unknown_blocks
 from scanwise.report.verdict import (
     Verdict,
     as_interval,
@@ -424,6 +426,7 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     blocks.append(Paragraph(calibration_text(run, split)))
     blocks += decision_blocks(run, judged.pictures.get("decision_curve"))
     blocks += parts_blocks(run, judged.pictures)
+    blocks += unknown_blocks(run)
     return without_nothing(blocks)
 
 
@@ -468,6 +471,7 @@ def samples(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
         blocks.append(Link("Gallery of mistakes, most confident first", "errors/index.html"))
     if run.predictions is not None and run.splits:
         blocks.append(Paragraph(_mistakes_sentence(run)))
+        blocks += error_blocks(run)
     blocks += explanation_blocks(run)
     return without_nothing(blocks)
 

@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 
 from scanwise.core.files import write_text
 from scanwise.metrics.predictions import Predictions
+from scanwise.report.gallery_facts import Beside, neighbours_of, suspicions
 from scanwise.report.pages import png_uri, render
 from scanwise.report.plots import evenly, plot_predicted_vs_actual, to_display
 from scanwise.report.style import figure_names, save_figure
 from scanwise.report.verdict import SPLIT_WORDS
 
 MAX_MISTAKES = 60
+MAX_OF_A_KIND = 6  # of each listed kind of mistake, where the first 60 show fewer
+MAX_KINDS = 12  # confusion pairs (or labels) that the page can be narrowed to
 MAX_CORRECT = 24
 GRID_IMAGES = 18
+NEAR_PX = 64  # of the pictures of training images
 
 Thumbnails = Callable[[NDArray[np.int64]], NDArray[Any]]
 
@@ -102,6 +106,8 @@ def write_gallery(
     *,
     split: str | None = None,
     paths: Sequence[str] | None = None,
+    beside: Beside | None = None,
+    blocks: Sequence[Any] = (),
 ) -> GalleryFiles:
     """Write errors/index.html (self-contained), errors/errors.csv and the sample grids in plots/.
 
@@ -112,6 +118,8 @@ def write_gallery(
         predictions: All rows of predictions.csv, or those of one split.
         split: Whose mistakes; None takes test where it was scored, else validation.
         paths: File of each row's original, for links; None where rows are no files.
+        beside: Nearest training images and unknown-input scores of the rows, where measured.
+        blocks: What the page says before the pictures: confusion pairs, class to fix first.
 
     Returns:
         The files, and the number of mistakes (for multi-label: images with any label wrong).
@@ -122,9 +130,9 @@ def write_gallery(
     wrong = rows[~found.correct[rows]]
     wrong = wrong[np.argsort(-found.confidence[wrong], kind="stable")]
     folder = run_dir / "errors"
-    source = _Source(predictions, found, thumbnails, paths, folder)
-    write_text(folder / "errors.csv", _errors_csv(predictions, found, wrong))
-    write_text(folder / "index.html", _page(source, rows, wrong, chosen))
+    source = _Source(predictions, found, thumbnails, paths, folder, beside)
+    write_text(folder / "errors.csv", _errors_csv(source, wrong))
+    write_text(folder / "index.html", _page(source, rows, wrong, chosen, blocks))
     _write_grids(run_dir / "plots", source, rows, wrong, chosen)
     return GalleryFiles(folder / "index.html", folder / "errors.csv", chosen, len(rows), len(wrong))
 
@@ -138,6 +146,7 @@ class _Source:
     thumbnails: Thumbnails
     paths: Sequence[str] | None
     folder: Path
+    beside: Beside | None = None
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         return to_display(self.thumbnails(rows))
@@ -162,20 +171,51 @@ class _Source:
             "confidence": float(found.confidence[row]),
             "of_target": float(found.of_target[row]),
             "link": _link(self.paths[row], self.folder) if self.paths is not None else None,
+            "near": self._near(row),
+            "why": () if found.correct[row] else self.suspicions(row),
+            "unknown": self.beside is not None and self.beside.is_unknown(row),
+            "kinds": (),
+            "extra": False,
         }
+
+    def suspicions(self, row: int) -> tuple[str, ...]:
+        found = self.answers
+        return suspicions(self.beside, self.predictions, row, found.actual[row], found.said[row])
+
+    def _near(self, row: int) -> list[dict[str, Any]]:
+        """The nearest training images of a row, as small pictures."""
+        near = neighbours_of(self.beside, row)
+        if not near or self.beside is None:
+            return []
+        images = to_display(self.beside.dataset.images[[each.row for each in near]])
+        return [
+            {
+                "uri": png_uri(image, NEAR_PX),
+                "small": max(image.shape[:2]) < NEAR_PX,
+                "label": each.label,
+                "alt": f"training image {each.sample}, labelled {each.label}",
+                "sample": each.sample,
+                "distance": f"{each.distance:.3f}",
+                "agrees": each.label == self.answers.actual[row],
+            }
+            for image, each in zip(images, near, strict=True)
+        ]
 
 
 def _split_to_show(predictions: Predictions) -> str:
     return "test" if "test" in set(predictions.split) else "val"
 
 
-def _errors_csv(predictions: Predictions, found: Answers, wrong: NDArray[np.int64]) -> str:
+def _errors_csv(source: _Source, wrong: NDArray[np.int64]) -> str:
+    predictions, found = source.predictions, source.answers
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
+    near = [f"nearest_{i}{part}" for i in (1, 2, 3) for part in ("", "_label", "_distance")]
     writer.writerow(
-        ["rank", "sample", "split", "target", "predicted", "probability", "probability_of_target"]
-    )
-    for rank, row in enumerate(wrong, start=1):
+        ["rank", "sample", "split", "target", "predicted", "probability", "probability_of_target",
+         *near, "unknown_score", "in_distribution", "suspected", "path"]
+    )  # fmt: skip
+    for rank, row in enumerate(wrong.tolist(), start=1):
         writer.writerow(
             [
                 rank,
@@ -185,15 +225,95 @@ def _errors_csv(predictions: Predictions, found: Answers, wrong: NDArray[np.int6
                 found.said[row],
                 f"{found.confidence[row]:.6f}",
                 f"{found.of_target[row]:.6f}",
+                *_near_cells(source.beside, row),
+                *_unknown_cells(source.beside, row),
+                "; ".join(source.suspicions(row)),
+                source.paths[row] if source.paths is not None else "",
             ]
         )
     return stream.getvalue()
 
 
-def _page(source: _Source, rows: NDArray[np.int64], wrong: NDArray[np.int64], split: str) -> str:
+def _near_cells(beside: Beside | None, row: int) -> list[str]:
+    cells: list[str] = []
+    for each in neighbours_of(beside, row):
+        cells += [each.sample, each.label, f"{each.distance:.6f}"]
+    return cells + [""] * (9 - len(cells))
+
+
+def _unknown_cells(beside: Beside | None, row: int) -> list[str]:
+    unknown = None if beside is None else beside.is_unknown(row)
+    if beside is None or beside.scores is None or unknown is None:
+        return ["", ""]
+    return [f"{beside.scores[row]:.6g}", "no" if unknown else "yes"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """One kind of mistake that the page can be narrowed to."""
+
+    key: str
+    words: str
+    rows: NDArray[np.int64]  # most confident first
+
+
+def _kinds(predictions: Predictions, wrong: NDArray[np.int64]) -> list[_Kind]:
+    """Confusion pairs (multi-label: labels missed or falsely said), most frequent first."""
+    targets, predicted = predictions.targets, predictions.predicted
+    rows_of: dict[str, list[int]] = {}
+    names = predictions.class_names
+    for row in wrong.tolist():
+        if predictions.task == "multilabel":
+            words = [
+                f"{'missed' if targets[row, c] else 'false alarm'}: {names[c]}"
+                for c in np.flatnonzero(targets[row] != predicted[row])
+            ]
+        else:
+            words = [f"{names[targets[row]]} → {names[predicted[row]]}"]
+        for each in words:
+            rows_of.setdefault(each, []).append(row)
+    ranked = sorted(rows_of.items(), key=lambda item: -len(item[1]))[:MAX_KINDS]
+    return [_Kind(f"k{i}", words, np.array(rows)) for i, (words, rows) in enumerate(ranked)]
+
+
+def _mistakes(
+    source: _Source, wrong: NDArray[np.int64]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Tiles of the mistakes, and the kinds that they can be narrowed to.
+
+    The most confident come first; further ones of each kind wait until it is chosen.
+    """
+    kinds = _kinds(source.predictions, wrong)
+    first = set(wrong[:MAX_MISTAKES].tolist())
+    more = {row for kind in kinds for row in kind.rows[:MAX_OF_A_KIND].tolist()}
+    chosen = np.array([row for row in wrong.tolist() if row in first | more], dtype=np.int64)
+    tiles = source.tiles(chosen)
+    for row, tile in zip(chosen.tolist(), tiles, strict=True):
+        tile["kinds"] = [kind.key for kind in kinds if row in kind.rows]
+        tile["extra"] = row not in first
+    shown = [
+        {
+            "key": kind.key,
+            "words": kind.words,
+            "count": len(kind.rows),
+            "shown": sum(kind.key in tile["kinds"] for tile in tiles),
+        }
+        for kind in kinds
+    ]
+    return tiles, shown
+
+
+def _page(
+    source: _Source,
+    rows: NDArray[np.int64],
+    wrong: NDArray[np.int64],
+    split: str,
+    blocks: Sequence[Any],
+) -> str:
     found = source.answers
     right = rows[found.correct[rows]]
     unsure = right[np.argsort(found.confidence[right], kind="stable")][:MAX_CORRECT]
+    mistakes, kinds = _mistakes(source, wrong)
     return render(
         "gallery.html.j2",
         {
@@ -201,8 +321,13 @@ def _page(source: _Source, rows: NDArray[np.int64], wrong: NDArray[np.int64], sp
             "split": SPLIT_WORDS[split],
             "n": len(rows),
             "n_wrong": len(wrong),
+            "n_first": min(len(wrong), MAX_MISTAKES),
             "multilabel": source.predictions.task == "multilabel",
-            "mistakes": source.tiles(wrong[:MAX_MISTAKES]),
+            "blocks": blocks,
+            "mistakes": mistakes,
+            "kinds": kinds,
+            "measured": source.beside is not None and source.beside.nearest is not None,
+            "probabilities": "" if source.beside is None else source.beside.probabilities,
             "samples": source.tiles(evenly(right, MAX_CORRECT)),
             "unsure": source.tiles(unsure) if not len(wrong) else [],
         },

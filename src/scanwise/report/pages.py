@@ -136,10 +136,10 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def png_uri(image: NDArray[np.uint8]) -> Markup:
-    """An image (h, w, c), uint8, as a data: address of a PNG no larger than THUMBNAIL_PX."""
+def png_uri(image: NDArray[np.uint8], most_px: int = THUMBNAIL_PX) -> Markup:
+    """An image (h, w, c), uint8, as a data: address of a PNG no larger than `most_px`."""
     picture = Image.fromarray(np.ascontiguousarray(as_picture(image)))
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    picture.thumbnail((most_px, most_px))
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     return Markup("data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii"))

@@ -38,6 +38,10 @@ class RunFiles:
     slices: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Any] = field(default_factory=dict)
     robustness: Mapping[str, Any] = field(default_factory=dict)
+    confusions: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    ood: Mapping[str, Any] = field(default_factory=dict)
+    learning_curve: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -129,6 +133,10 @@ def read_run(run_dir: Path) -> RunFiles:
         slices=_read_json(run_dir / "slices.json"),
         groups=_read_json(run_dir / "groups.json"),
         robustness=_read_json(run_dir / "robustness.json"),
+        confusions=_read_json(run_dir / "confusions.json"),
+        unknown=_read_json(run_dir / "unknown.json"),
+        ood=_read_json(run_dir / "ood.json"),
+        learning_curve=_read_json(run_dir / "learning_curve" / "learning_curve.json"),
     )
 
 

@@ -1,0 +1,65 @@
+"""One pass of a network over prepared pixels: logits, and with them the features they came from."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scanwise.models.backbones import BackboneSpec
+from scanwise.models.penultimate import watch_features
+from scanwise.prepare.batches import evaluation_batch
+from scanwise.prepare.preprocessing import Preprocessing
+from scanwise.prepare.rows import Pixels
+
+
+class Outputs(NamedTuple):
+    """Of n images."""
+
+    logits: NDArray[np.float32]  # (n, k)
+    features: NDArray[np.float32] | None  # (n, d); None where the network shows none
+
+
+@torch.inference_mode()
+def network_outputs(
+    model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
+) -> Outputs:
+    """Outputs of prepared pixels uint8 (n, h, w, c), n > 0, in float32 arithmetic."""
+    model = model.to(device).eval()
+    logits, features = [], []
+    step = _batch_for(model, preprocessing)
+    with watch_features(model) as seen:
+        for start in range(0, len(pixels), step):
+            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
+            logits.append(model(preprocessing.normalise(batch)).float().cpu())
+            vectors = seen()
+            if vectors is not None and len(vectors) == len(batch):
+                features.append(vectors.float().cpu())
+    return _joined(logits, features)
+
+
+@torch.inference_mode()
+def head_outputs(model: nn.Module, vectors: NDArray[np.float32]) -> Outputs:
+    """Outputs of a backbone's vectors (n, d), by the head of a pretrained network."""
+    classify: Any = model.to("cpu").eval().classify
+    with watch_features(model) as seen:
+        logits = classify(torch.from_numpy(vectors)).float()
+        last = seen()
+    return _joined([logits], [] if last is None else [last.float()])
+
+
+def _joined(logits: list[Tensor], features: list[Tensor]) -> Outputs:
+    whole = torch.cat(logits).numpy()
+    if sum(len(part) for part in features) != len(whole):
+        return Outputs(whole, None)
+    return Outputs(whole, torch.cat(features).numpy())
+
+
+def _batch_for(model: nn.Module, preprocessing: Preprocessing) -> int:
+    spec = getattr(model, "spec", None)
+    return evaluation_batch(
+        spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px
+    )
