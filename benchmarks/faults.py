@@ -93,7 +93,9 @@ def clean_data(name: str, seed: int, anew: bool = False) -> Any:
         )
     else:
         data = sw.load(str(SHARED / "data" / "medmnist" / f"{name}mnist.npz"))
-    if data.given_split is None or anew:
+    if anew:
+        data = replace(data, given_split=None)
+    if data.given_split is None:
         split = make_split(data, seed=seed, val_fraction=0.2, test_fraction=0.2)
         given = np.full(len(data), "train", dtype="<U5")
         given[split.val], given[split.test] = "val", "test"
