@@ -399,6 +399,11 @@ def _said(case: Case, found: list[tuple[str, str]]) -> str:
     return " ".join(code for code, how in found if code.startswith("T") and how != "info")
 
 
+RECORDED_COLUMNS = (
+    "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "val_balanced_acc",
+)  # fmt: skip
+
+
 def write_fixtures() -> None:
     """What the rules read of every run of seed 1, small enough to keep with the tests."""
     from scanwise.report.run_files import read_run
@@ -420,7 +425,7 @@ def write_fixtures() -> None:
                 "history": [
                     {
                         name: _short(float(getattr(history, name)[row]))
-                        for name in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr")
+                        for name in RECORDED_COLUMNS
                     }
                     for row in range(len(history))
                 ],
