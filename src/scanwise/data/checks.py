@@ -13,11 +13,16 @@
 | D009 | a label without positive images in train | manifests and folders |
 | D010 | "0 groups shared", the checked fact | |
 | D011 | no test set | |
+| D012 | the label can be told from size, format, name or the border of the pictures | |
+| D013 | file names look like groups (patients, slides) that nobody gave | |
+| D014 | file names may mean groups, but in a way that can't be told | |
 | K001 | what is known of this public data set (scanwise.data.advisories) | |
 """
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +37,14 @@ from scanwise.data.duplicates import (
     Duplicates,
     Pair,
     crossing_images,
+    duplicate_groups,
     find_duplicates,
     leaked_rows,
     split_of_row,
 )
+from scanwise.data.group_names import GroupGuess, guess_groups
 from scanwise.data.quality import Quality, measure_quality
+from scanwise.data.shortcuts import Probe, Shortcuts, probe_shortcuts
 from scanwise.data.splits import group_summary
 from scanwise.metrics.intervals import wilson_interval
 
@@ -46,6 +54,10 @@ MAX_UNREADABLE = 0.05
 MANY_OUTLIERS = 0.02
 FIRST = 20  # offenders named in a message
 EXAMPLES = 20  # pairs written to dataset.json
+SHORTCUT_WORDS = {
+    "metadata": "facts of the files (size, format, camera, name, grey or colour)",
+    "border": "the outermost pixels",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,7 @@ class Material:
     split: Split
     duplicates: Duplicates
     quality: Quality
+    shortcuts: Shortcuts
     skip_unreadable: bool
     accept_leak: bool
 
@@ -72,6 +85,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     duplicates: Duplicates
     quality: Quality
+    shortcuts: Shortcuts
     classes: tuple[dict[str, Any], ...]
     leaks: dict[str, int]
     leaked: dict[SplitName, NDArray[np.int64]]
@@ -103,6 +117,7 @@ class CheckReport:
                 "examples": list(self.examples),
             },
             "quality": self.quality.to_json(),
+            "shortcuts": self.shortcuts.to_json(),
             "classes": list(self.classes),
         }
 
@@ -129,7 +144,9 @@ def check_dataset(
     """
     quality = measure_quality(dataset)
     found = duplicates or find_duplicates(dataset.images, dataset.targets)
-    material = Material(dataset, split, found, quality, skip_unreadable, accept_leak)
+    units = duplicate_groups(found, len(dataset), dataset.groups)
+    shortcuts = probe_shortcuts(dataset, split.train, units)
+    material = Material(dataset, split, found, quality, shortcuts, skip_unreadable, accept_leak)
     outcomes = [check(material) for check in CHECKS]
     stops = [stop for _, stop in outcomes if stop is not None]
     copied = leaked_rows(found, split)["test"]
@@ -138,6 +155,7 @@ def check_dataset(
         findings=(*advisories(dataset), *(finding for finding, _ in outcomes if finding)),
         duplicates=found,
         quality=quality,
+        shortcuts=shortcuts,
         classes=class_rows(dataset, split),
         leaks=crossing_images(found, split),
         leaked=leaked,
@@ -373,6 +391,84 @@ def check_labels(material: Material) -> Outcome:
     return Finding("D009", "warning", evidence, advice), None
 
 
+def check_shortcuts(material: Material) -> Outcome:
+    """D012: a tiny model tells the label from what should not matter; does not stop."""
+    alarms = material.shortcuts.alarming()
+    if not alarms:
+        return NOTHING
+    n = material.shortcuts.n
+    said = "; ".join(
+        f"{SHORTCUT_WORDS[family]} alone tell '{name}' from the rest with an AUROC of {area} "
+        f"(train, cross-validated, n={n}){_carried_by(probe)}"
+        for family, (probe, name, area) in alarms.items()
+    )
+    advice = (
+        "A model may learn this instead of the disease, and its scores would not hold elsewhere. "
+        "Find out where it comes from (site, scanner, export, marks, crops), then export all "
+        "classes the same way, or cut the mark off."
+    )
+    return Finding("D012", "warning", f"shortcut: {said}.", advice), None
+
+
+def _carried_by(probe: Probe) -> str:
+    if not probe.feature or probe.feature_auroc is None:
+        return ""
+    return (
+        f"; most telling is '{probe.feature}', by itself {probe.feature_auroc:.3f} for "
+        f"'{probe.feature_class}'"
+    )
+
+
+def check_group_names(material: Material) -> Outcome:
+    """D013 and D014: what the file names say of groups, where none were given. Only proposed."""
+    found = guess_groups(material.dataset)
+    if found is None:
+        return NOTHING
+    first = found.guesses[0]
+    cut, whole = _cut_groups(material, first)
+    evidence = (
+        f"no groups were given, but file names look like {first}{_copies_inside(material, first)}"
+    )
+    command = f"train --group-regex {shlex.quote(first.regex)}"
+    if found.doubt:
+        others = "; ".join(f"or {guess}" for guess in found.guesses[1:])
+        more = f" ({others})" if others else ""
+        return Finding(
+            "D014",
+            "warning",
+            f"{evidence}{more}; it is not sure: {found.doubt}.",
+            "Scores are too good if images of one patient or slide lie in several splits. Say what "
+            "belongs together: --group-regex, or a manifest with a column group.",
+            command,
+        ), None
+    fact = f"{cut} of {whole} such groups of two or more images lie in more than one split"
+    return Finding(
+        "D013",
+        "warning" if cut else "info",
+        f"{evidence}; {fact}.",
+        "A guess is not used by itself. If these are patients, slides or lesions, keep each in "
+        "one split.",
+        command,
+    ), None
+
+
+def _cut_groups(material: Material, guess: GroupGuess) -> tuple[int, int]:
+    """Guessed groups that lie in several splits, and those of two or more images."""
+    summary = group_summary(material.dataset.with_groups(guess.groups), material.split)
+    several = sum(1 for n in Counter(guess.groups).values() if n > 1)
+    return (0 if summary is None else len(summary.shared)), several
+
+
+def _copies_inside(material: Material, guess: GroupGuess) -> str:
+    """How many of the near copies lie within a guessed group; '' where there are none."""
+    pairs = np.concatenate([material.duplicates.exact, material.duplicates.near])
+    if not len(pairs):
+        return ""
+    groups = np.array(guess.groups)
+    inside = int((groups[pairs[:, 0]] == groups[pairs[:, 1]]).sum())
+    return f" ({inside} of {len(pairs)} pairs of copies lie within one)"
+
+
 CHECKS: tuple[Callable[[Material], Outcome], ...] = (
     check_unreadable,
     check_test_set,
@@ -384,6 +480,8 @@ CHECKS: tuple[Callable[[Material], Outcome], ...] = (
     check_class_balance,
     check_copies_within,
     check_quality,
+    check_shortcuts,
+    check_group_names,
 )
 
 

@@ -29,6 +29,7 @@ from scanwise.report.figures import existing_picture
 from scanwise.report.pages import NOT_A_DEVICE, count_text, png_uri
 from scanwise.report.plots import to_display
 from scanwise.report.run_files import finding_of, worst_first
+from scanwise.report.shortcut_blocks import data_banners, shortcut_block
 
 PRECISION = "How well test can tell a sensitivity of 0.9: half the width of its 95 % interval"
 MAX_EXAMPLES = 12
@@ -73,7 +74,7 @@ def check_page(
         level=level,
         headline=headline,
         sentence=_sentence(findings, dataset_json),
-        banners=_banners(dataset_json),
+        banners=(*data_banners(findings), *_banners(dataset_json)),
         chips=_chips(dataset_json),
         sections=_sections(check_json, dataset_json, findings, pictures, examples),
     )
@@ -147,6 +148,7 @@ def _sections(
             (facts_of(check_json.get("duplicates"), "Duplicates"), *shown[0]),
         ),
         Section("Image quality", _quality(check_json.get("quality") or {}, shown[1])),
+        Section("Shortcuts", (shortcut_block(check_json),)),
         Section("Data and split", (FactList(data_facts(facts, sha256)),)),
     )
 

@@ -45,6 +45,7 @@ from scanwise.report.scores import (
     metrics_table,
     per_class_table,
 )
+from scanwise.report.shortcut_blocks import data_banners, shortcut_block
 from scanwise.report.slices_blocks import parts_blocks, worst_slice_banner
 from scanwise.report.tries_blocks import tries_blocks
 from scanwise.report.unknown_blocks import unknown_blocks
@@ -128,6 +129,7 @@ def banners(run: RunFiles, verdict: Verdict) -> tuple[Banner, ...]:
         found.append(Banner("stop", "NO SKILL", _skill_reason(run) + " Do not use this model."))
     if run.metrics.get("leaky"):
         found.append(Banner("warn", "LEAKY", _leak_text(run)))
+    found += data_banners(run.data_findings())
     if run.dataset.get("synthetic"):
         text = "These images are computer-made. Nothing here says anything about real ones."
         found.append(Banner("warn", "SYNTHETIC DATA", text))
@@ -237,6 +239,7 @@ def overview(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
                 worst_first(run.data_findings()),
                 empty="The checks of the data found nothing to report.",
             ),
+            shortcut_block(run.checks, run.splits.get("test") or run.splits.get("val")),
         ]
     )
 
