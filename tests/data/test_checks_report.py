@@ -137,6 +137,7 @@ def test_a_folder_augmented_before_the_split_is_caught() -> None:
         sha256=tuple(f"{row:064x}" for row in range(many)),
         groups=None,
         metadata={},
+        original_sizes=None,
     )
     order = rng.permutation(many)
     split = Split(np.sort(order[:168]), np.sort(order[168:204]), np.sort(order[204:]), "user")

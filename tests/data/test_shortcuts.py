@@ -73,9 +73,9 @@ def test_a_planted_border_is_found_and_named(cells: Dataset, change: str) -> Non
     assert name == cells.class_names[0]
     assert area.value is not None
     assert area.value > 0.95
-    assert probe.feature_class == name
-    where = "top" if change == "corner mark" else "edge"
-    assert where in probe.feature
+    feature, alone = probe.carriers[name]
+    assert alone > 0.8
+    assert "edge" in feature or feature.startswith("top left corner")
 
 
 def test_one_marked_class_of_many_is_seen_though_the_mean_hides_it(cells: Dataset) -> None:
@@ -103,14 +103,14 @@ def test_png_beside_jpeg_is_found(tmp_path: Path, cells: Dataset) -> None:
     )
     probe, name, _ = load_and_probe(folder).alarming()["metadata"]
     assert name == first
-    assert probe.feature.startswith(("format", "bytes", "ending"))
+    assert probe.carriers[name][0].startswith(("format", "bytes", "ending"))
 
 
 def test_a_grey_class_among_coloured_ones_is_found(tmp_path: Path, cells: Dataset) -> None:
     grey = cells.class_names[1]
     probe, name, _ = load_and_probe(write_folder(tmp_path, cells, grey=grey)).alarming()["metadata"]
     assert name == grey
-    assert probe.feature in ("grey without colour", "bytes a pixel")
+    assert probe.carriers[name][0] in ("grey without colour", "bytes a pixel")
 
 
 def test_the_camera_is_read(tmp_path: Path, cells: Dataset) -> None:
@@ -134,7 +134,9 @@ def test_a_name_that_says_the_class_is_no_shortcut_and_another_prefix_is(
         tmp_path / "b", cells, lambda row, label: f"{'old' if label == first else 'new'}{row}.png"
     )
     probe, _, _ = load_and_probe(prefixed).alarming()["metadata"]
-    assert "first letters of the name" in probe.feature
+    feature, alone = probe.carriers[first]
+    assert feature.startswith("first letters of the name")
+    assert alone == 1.0
 
 
 def load_and_probe(folder: Path):
@@ -214,4 +216,5 @@ def test_real_chest_and_breast_images_raise_no_alarm(
 def test_the_size_of_a_blood_cells_crop_is_a_shortcut(shared: Path) -> None:
     dataset = load(shared / "data" / "folders" / "bccd_287")
     probe, name, _ = probe_shortcuts(dataset, every_row(dataset)).alarming()["metadata"]
-    assert (name, probe.feature) == ("Platelets", "height")
+    assert name == "Platelets"
+    assert probe.carriers["Platelets"] == ("height", 1.0)

@@ -399,7 +399,7 @@ def check_shortcuts(material: Material) -> Outcome:
     n = material.shortcuts.n
     said = "; ".join(
         f"{SHORTCUT_WORDS[family]} alone tell '{name}' from the rest with an AUROC of {area} "
-        f"(train, cross-validated, n={n}){_carried_by(probe)}"
+        f"(train, cross-validated, n={n}){_carried_by(probe, name)}"
         for family, (probe, name, area) in alarms.items()
     )
     advice = (
@@ -410,13 +410,9 @@ def check_shortcuts(material: Material) -> Outcome:
     return Finding("D012", "warning", f"shortcut: {said}.", advice), None
 
 
-def _carried_by(probe: Probe) -> str:
-    if not probe.feature or probe.feature_auroc is None:
-        return ""
-    return (
-        f"; most telling is '{probe.feature}', by itself {probe.feature_auroc:.3f} for "
-        f"'{probe.feature_class}'"
-    )
+def _carried_by(probe: Probe, name: str) -> str:
+    feature, area = probe.carriers[name]
+    return f"; most telling is '{feature}', by itself {area:.3f}"
 
 
 def check_group_names(material: Material) -> Outcome:

@@ -72,7 +72,7 @@ def guess_groups(dataset: Dataset) -> GroupGuesses | None:
         would: at least 5 groups, none with over 30 % of the images, and at least 30 % of the images
         in groups of two or more.
     """
-    if dataset.groups is not None or not dataset.provenance.files or len(dataset) < MIN_IMAGES:
+    if dataset.groups is not None or not dataset.provenance.files:
         return None
     return guess_from_names(
         dataset.sample_ids,
@@ -85,6 +85,8 @@ def guess_from_names(
     names: Sequence[str], class_names: Sequence[str], *, folders: int | None = None
 ) -> GroupGuesses | None:
     """`guess_groups` of paths with '/'; `folders` is how many folders say class and split."""
+    if len(names) < MIN_IMAGES:
+        return None
     found: list[GroupGuess] = []
     below = _sub_folder(names, folders)
     if below is not None:

@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,23 +49,23 @@ Columns = dict[str, Floats]  # what it is -> a column (n,)
 
 @dataclass(frozen=True)
 class Probe:
-    """How well one family of facts tells the label, out of fold; `feature` alone does most."""
+    """How well one family of facts tells the label, out of fold."""
 
     family: str
     auroc: Interval  # macro over classes or labels; value None with the reason why not measured
-    feature: str = ""
-    feature_auroc: float | None = None  # of that feature alone, for the class it tells best
-    feature_class: str = ""
     by_class: Mapping[str, Interval] = field(default_factory=dict)  # one against the rest
+    # The feature that tells each class best by itself, with its AUROC (at least 0.5).
+    carriers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "family": self.family,
             "auroc_macro": self.auroc.to_json(),
-            "feature": self.feature,
-            "feature_auroc": self.feature_auroc,
-            "feature_class": self.feature_class,
             "auroc_by_class": {name: area.to_json() for name, area in self.by_class.items()},
+            "carriers": {
+                name: {"feature": feature, "auroc": round(area, 4)}
+                for name, (feature, area) in self.carriers.items()
+            },
         }
 
 
@@ -84,7 +85,7 @@ class Shortcuts:
             probe, other = found.get(family), found.get(beside or "")
             told = {} if probe is None else _told(probe, other)
             if probe is not None and told:
-                name = max(told, key=lambda each: told[each].value or 0.0)
+                name = max(told, key=lambda each: (probe.carriers[each][1], told[each].value))
                 alarms[family] = (probe, name, told[name])
         return alarms
 
@@ -255,8 +256,8 @@ def _probe(
         test = folds == number
         scores[test] = _fitted_scores(matrix[~test], targets[~test], matrix[test], multilabel)
     macro, each = _areas(scores, targets, units)
-    feature, alone, told = _carrier(columns, targets, names)
-    return Probe(family, macro, feature, alone, told, dict(zip(names, each, strict=True)))
+    carriers = {name: _carrier(columns, targets[:, i]) for i, name in enumerate(names)}
+    return Probe(family, macro, dict(zip(names, each, strict=True)), carriers)
 
 
 def _binned(column: Floats) -> Floats:
@@ -314,17 +315,11 @@ def _areas(
     return interval(float(values.mean()), drawn.mean(axis=0), len(np.unique(own))), each
 
 
-def _carrier(
-    columns: Columns, targets: NDArray[np.bool_], names: Sequence[str]
-) -> tuple[str, float, str]:
-    """The feature that tells a class best by itself, its AUROC (at least 0.5), and the class."""
-    best = ("", 0.5, "")
-    for name, column in columns.items():
-        for i, each in enumerate(names):
-            area = auroc(column, targets[:, i])
-            if max(area, 1 - area) > best[1]:
-                best = (name, max(area, 1 - area), each)
-    return best[0], round(best[1], 4), best[2]
+def _carrier(columns: Columns, positive: NDArray[np.bool_]) -> tuple[str, float]:
+    """The column that tells a class best by itself, in whichever direction, and its AUROC."""
+    areas = {name: auroc(column, positive) for name, column in columns.items()}
+    best = max(areas, key=lambda name: abs(areas[name] - 0.5))
+    return best, max(areas[best], 1 - areas[best])
 
 
 # --- pixels ------------------------------------------------------------------------------------
@@ -358,11 +353,17 @@ CORNERS = ("top left corner", "top right corner", "bottom left corner", "bottom 
 def _frame(image: NDArray[np.float32]) -> Floats:
     """The outermost pixels of an image (h, w, c): eight means a side, and each corner's mean."""
     edges = (image[0], image[-1], image[:, 0], image[:, -1])
-    segments = [part.mean(axis=0) for edge in edges for part in np.array_split(edge, SEGMENTS)]
+    segments = [part.mean(axis=0) for edge in edges for part in _segments(edge)]
     dy, dx = max(1, image.shape[0] // 8), max(1, image.shape[1] // 8)
     corners = (image[:dy, :dx], image[:dy, -dx:], image[-dy:, :dx], image[-dy:, -dx:])
     means = [corner.mean(axis=(0, 1)) for corner in corners]
     return np.concatenate([*segments, *means]).astype(np.float64)
+
+
+def _segments(edge: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The eight parts of an edge (l, c); they overlap where it has fewer pixels."""
+    starts = np.linspace(0, len(edge), SEGMENTS + 1).astype(int)
+    return [edge[start : max(start + 1, end)] for start, end in pairwise(starts.tolist())]
 
 
 def _frame_names(channels: int) -> list[str]:

@@ -66,10 +66,9 @@ def shortcut_block(
 def _row(probe: Mapping[str, Any], n: str) -> tuple[str, ...]:
     area = as_interval(probe.get("auroc_macro"))
     family = str(probe.get("family"))
-    alone = probe.get("feature_auroc")
-    carrier = (
-        f"{probe.get('feature')}: {alone:.3f} for '{probe.get('feature_class')}'"
-        if isinstance(alone, int | float) and probe.get("feature")
-        else "–"
-    )
+    carriers = probe.get("carriers") or {}
+    if not carriers:
+        return FAMILIES.get(family, family), str(area), n, "–"
+    name = max(carriers, key=lambda each: carriers[each]["auroc"])
+    carrier = f"{carriers[name]['feature']}: {carriers[name]['auroc']:.3f} for '{name}'"
     return FAMILIES.get(family, family), str(area), n, carrier
