@@ -414,7 +414,7 @@ def _metadata(dataset: Dataset, rows: Rows) -> Columns:
         named, counted = _of_names([dataset.sample_ids[row] for row in rows], dataset.class_names)
         words |= named
         numbers |= counted
-    return numbers | _indicators(words)
+    return _indicators(words) | numbers  # of equally telling ones the first is named
 
 
 def _is_grey(image: NDArray[Any]) -> bool:
