@@ -216,4 +216,6 @@ def test_real_chest_and_breast_images_raise_no_alarm(
 def test_the_size_of_a_blood_cells_crop_is_a_shortcut(shared: Path) -> None:
     dataset = load(shared / "data" / "folders" / "bccd_287")
     probe, _, _ = probe_shortcuts(dataset, every_row(dataset)).alarming()["metadata"]
-    assert probe.carriers["Platelets"] == ("height", 1.0)
+    feature, alone = probe.carriers["Platelets"]
+    assert feature in ("height", "width")
+    assert alone > 0.99

@@ -28,7 +28,8 @@ def data_banners(findings: Iterable[Finding]) -> tuple[Banner, ...]:
     """Red where a shortcut was found; a caution where names look like groups that were not used."""
     found = []
     for finding in findings:
-        text = finding.evidence[:1].upper() + finding.evidence[1:]
+        said = finding.evidence.removeprefix("shortcut: ")
+        text = said[:1].upper() + said[1:]
         if finding.code == SHORTCUT:
             found.append(Banner("stop", "SHORTCUT", text))
         if finding.code == UNSURE or (finding.code == GUESSED and finding.severity != "info"):
