@@ -140,7 +140,7 @@ def test_an_evaluation_anew_keeps_what_was_asked(quick_run, monkeypatch):
     from scanwise.pipeline.train import reevaluate
 
     monkeypatch.setattr("scanwise.pipeline.train.build_report", lambda folder: None)
-    monkeypatch.setattr("scanwise.pipeline.evaluate.write_gallery", lambda *_, **__: None)
+    monkeypatch.setattr("scanwise.pipeline.evaluate.write_errors", lambda *_, **__: None)
 
     set_threshold(quick_run.path, None, Rule("sensitivity", 0.9))
     fit_sets(quick_run.path, SetRule(0.2))

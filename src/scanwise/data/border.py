@@ -77,7 +77,7 @@ def border_probe(
     chosen, judged = drawn[::2], drawn[1::2]
     side = max(2, round(PATCH * min(images.shape[1:3])))
     best: tuple[float, int, int] | None = None  # distance from chance, place, class
-    seen = _places(images[np.sort(chosen)], side)
+    seen = _places(images, np.sort(chosen), side)
     truth = targets[np.sort(chosen)]
     for k in range(len(class_names)):
         if not _enough(truth == k) or not _enough(targets[judged] == k):
@@ -90,7 +90,7 @@ def border_probe(
         return None
     gap, place, k = best
     judged = np.sort(judged)
-    area = auroc(_places(images[judged], side)[:, place], targets[judged] == k)
+    area = auroc(_places(images, judged, side)[:, place], targets[judged] == k)
     return BorderProbe(
         place=PLACES[place],
         class_name=class_names[k],
@@ -106,15 +106,17 @@ def _enough(positive: NDArray[np.bool_]) -> bool:
     return MIN_IMAGES <= int(positive.sum()) <= len(positive) - MIN_IMAGES
 
 
-def _places(images: NDArray[Any], side: int) -> NDArray[np.float64]:
-    """Mean intensity of each place, float (n, 8), in the order of PLACES."""
+def _places(images: NDArray[Any], rows: NDArray[np.int64], side: int) -> NDArray[np.float64]:
+    """Mean intensity of each place of some images, float (m, 8), in the order of PLACES.
+
+    One image at a time: a memory map may be larger than memory.
+    """
     height, width = images.shape[1:3]
     tops = (0, (height - side) // 2, height - side)
     lefts = (0, (width - side) // 2, width - side)
-    squares = [
-        images[:, top : top + side, left : left + side].reshape(len(images), -1)
-        for top in tops
-        for left in lefts
-        if not (top == tops[1] and left == lefts[1])
+    corners = [(top, left) for top in tops for left in lefts if (top, left) != (tops[1], lefts[1])]
+    means = [
+        [images[row, top : top + side, left : left + side].mean() for top, left in corners]
+        for row in rows.tolist()
     ]
-    return np.stack([square.astype(np.float64).mean(axis=1) for square in squares], axis=1)
+    return np.array(means, np.float64).reshape(len(rows), len(corners))
