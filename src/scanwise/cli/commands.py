@@ -28,6 +28,7 @@ from scanwise.cli.launch import start_processes
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
+from scanwise.cli.relabel import relabel_app
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.robustness import robustness
 from scanwise.cli.runs import runs_app
@@ -280,5 +281,6 @@ for verb in (
     recommend, explain, robustness, ood, errors,
 ):  # fmt: skip
     app.command()(verb)
+app.add_typer(relabel_app, name="relabel")
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")
