@@ -40,6 +40,7 @@ from scanwise.cli.shared import (
     show,
     start,
 )
+from scanwise.cli.suggest_labels import suggest_labels
 from scanwise.cli.summary import summary
 from scanwise.cli.thresholds import thresholds
 from scanwise.cli.tune import tune
@@ -281,6 +282,7 @@ for verb in (
     recommend, explain, robustness, ood, errors,
 ):  # fmt: skip
     app.command()(verb)
+app.command(name="suggest-labels")(suggest_labels)
 app.add_typer(relabel_app, name="relabel")
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")

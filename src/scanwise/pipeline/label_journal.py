@@ -100,6 +100,11 @@ def path_in(folder: Path, file: str) -> str:
         return Path(file).as_posix()
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 label', '2 labels'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def journal_text(folder: Path) -> str:
     """The journal as a table, and what it amounts to.
 
@@ -121,7 +126,7 @@ def journal_text(folder: Path) -> str:
     last = latest(entries)
     kept = sum(entry.old == entry.new for entry in entries)
     summary = (
-        f"{len(entries)} decisions about {len(last)} images: {len(entries) - kept} labels changed, "
-        f"{kept} kept; the newest labels are version {newest_version(folder, entries)}."
+        f"{counted(len(entries), 'decision')} about {counted(len(last), 'image')}: "
+        f"{counted(len(entries) - kept, 'label')} changed, {kept} kept; the newest labels are version {newest_version(folder, entries)}."
     )
     return f"{aligned(rows)}\n{summary}"

@@ -24,6 +24,7 @@ from scanwise.core.types import Dataset
 from scanwise.data.manifest import LABEL_PREFIX, RESERVED
 from scanwise.pipeline.label_journal import (
     Entry,
+    counted,
     default_folder,
     latest,
     newest_version,
@@ -87,10 +88,11 @@ class Applied:
         lines = [f"{entry.path}: {entry.old} -> {entry.new}" for entry in self.changed]
         if not self.changed and not self.kept:
             lines.append("nothing to do: the journal has every one of these decisions already.")
-        counts = f"{len(self.changed)} labels changed, {len(self.kept)} kept"
+        counts = f"{counted(len(self.changed), 'label')} changed, {len(self.kept)} kept"
         lines.append(f"{counts}, {self.already} decided before, {self.undecided} undecided")
         if self.unreadable:
-            lines.append(f"{self.unreadable} unreadable files are in no version of the labels")
+            files = counted(self.unreadable, "unreadable file")
+            lines.append(f"left out of every version of the labels: {files}")
         if self.version > 1:
             words = "made again: " if self.rewritten else ""
             command = shlex.join(["scanwise", "train", str(self.file)])
@@ -193,7 +195,7 @@ def _labels_now(dataset: Dataset, names: Sequence[str], entries: Sequence[Entry]
     if strange:
         first = strange[0]
         raise DataError(
-            f"{len(strange)} labels were changed outside the journal, first {first}: the data say "
+            f"labels were changed outside the journal ({len(strange)}), first {first}: the data say "
             f"'{labels[first]}', the journal knows {' and '.join(sorted(past[first]))}. Undo that "
             "change, or keep new decisions in another --output."
         )
@@ -251,11 +253,13 @@ def _located(
     """
     place = dict(zip(dataset.sample_ids, names, strict=True))
     place |= {name: name for name in names}
+    ends = _unique_ends(names)
     wrong: list[str] = []
     found: dict[str, list[Decision]] = {}
     for one in decisions:
         given = one.path.replace("\\", "/")
-        name = place.get(given) or place.get(path_in(folder, str(Path(given).absolute())))
+        whole = path_in(folder, str(Path(given).absolute()))
+        name = place.get(given) or place.get(whole) or ends.get(given)
         label, unknown = _spelled(one.label, dataset)
         if name is None:
             wrong.append(f"line {one.line}: no image '{one.path}'; {_nearest_path(given, place)}")
@@ -268,6 +272,17 @@ def _located(
     if wrong:
         more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
         raise DataError(f"{file}: {'; '.join(wrong[:MAX_LISTED])}{more}")
+    return found
+
+
+def _unique_ends(names: Sequence[str]) -> dict[str, str]:
+    """Ends of paths, cut at a slash, that one image alone has: 'a/b/c.png' is also 'b/c.png'."""
+    found: dict[str, str] = {}
+    for name in names:
+        parts = name.split("/")
+        for start in range(1, len(parts)):
+            end = "/".join(parts[start:])
+            found[end] = "" if end in found else name
     return found
 
 
@@ -318,7 +333,7 @@ def _settled(
     if open_conflicts:
         listed = "; ".join(str(one) for one in open_conflicts[:MAX_LISTED])
         raise DataError(
-            f"{len(open_conflicts)} images are decided in two ways and must be asked again: "
+            f"{counted(len(open_conflicts), 'image')} decided in two ways, to be asked again: "
             f"{listed}. Leave one answer in the file; --overrule lets it replace the journal's."
         )
     return settled

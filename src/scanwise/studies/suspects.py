@@ -20,7 +20,7 @@ from scanwise.core.types import Dataset, Interval
 from scanwise.metrics.intervals import group_numbers, wilson_interval
 from scanwise.metrics.label_errors import MIN_IMAGES, TOO_FEW, LabelErrors, find_label_errors
 from scanwise.metrics.predictions import Predictions, read_predictions
-from scanwise.pipeline.label_journal import default_folder, latest, path_in, read_journal
+from scanwise.pipeline.label_journal import counted, default_folder, latest, path_in, read_journal
 from scanwise.pipeline.quick_folds import REPEATS, WORDS, quick_out_of_fold
 from scanwise.pipeline.relabel import label_text
 from scanwise.pipeline.runs import Run
@@ -106,7 +106,7 @@ class Found:
         return [
             f"{self.dataset.name}: {len(self.rows):,} labels looked at, out of fold, by {self.how}",
             f"the answers repeat {self.accuracy} of the labels (n={len(self.rows):,})",
-            f"suspected: {self.num_suspects:,} labels, {len(self.listed):,} listed{before}",
+            f"suspected: {counted(self.num_suspects, 'label')}, {len(self.listed):,} listed{before}",
             f"share of wrong labels, confident learning: {self.errors.share} "
             f"(n={len(self.rows):,}); mistakes of these models count too, so rather less",
             "no label was changed",
