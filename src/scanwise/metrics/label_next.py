@@ -1,4 +1,4 @@
-"""Which unlabelled images are most worth labelling: unsure answers, and different from each other."""
+"""Which unlabelled images are most worth labelling: unsure answers, unlike each other."""
 
 from __future__ import annotations
 

@@ -127,6 +127,7 @@ def journal_text(folder: Path) -> str:
     kept = sum(entry.old == entry.new for entry in entries)
     summary = (
         f"{counted(len(entries), 'decision')} about {counted(len(last), 'image')}: "
-        f"{counted(len(entries) - kept, 'label')} changed, {kept} kept; the newest labels are version {newest_version(folder, entries)}."
+        f"{counted(len(entries) - kept, 'label')} changed, {kept} kept; "
+        f"the newest labels are version {newest_version(folder, entries)}."
     )
     return f"{aligned(rows)}\n{summary}"

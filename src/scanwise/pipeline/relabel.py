@@ -195,9 +195,9 @@ def _labels_now(dataset: Dataset, names: Sequence[str], entries: Sequence[Entry]
     if strange:
         first = strange[0]
         raise DataError(
-            f"labels were changed outside the journal ({len(strange)}), first {first}: the data say "
-            f"'{labels[first]}', the journal knows {' and '.join(sorted(past[first]))}. Undo that "
-            "change, or keep new decisions in another --output."
+            f"labels were changed outside the journal ({len(strange)}), first {first}: the data "
+            f"say '{labels[first]}', the journal knows {' and '.join(sorted(past[first]))}. Undo "
+            "that change, or keep new decisions in another --output."
         )
     return labels | {path: one.new for path, one in latest(entries).items() if path in labels}
 

@@ -214,8 +214,8 @@ def _answered(
             parts.append(answers.probabilities[row])
             said.append(answers.predicted[row])
     if not paths:
-        path, reason = unreadable[0]
-        raise DataError(f"none of {len(files)} images can be read; the first: {path}: {reason}")
+        first, why = unreadable[0]
+        raise DataError(f"none of {len(files)} images can be read; the first: {first}: {why}")
     return Candidates(tuple(paths), np.stack(images), np.stack(parts), tuple(said)), unreadable
 
 

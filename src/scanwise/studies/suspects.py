@@ -106,7 +106,8 @@ class Found:
         return [
             f"{self.dataset.name}: {len(self.rows):,} labels looked at, out of fold, by {self.how}",
             f"the answers repeat {self.accuracy} of the labels (n={len(self.rows):,})",
-            f"suspected: {counted(self.num_suspects, 'label')}, {len(self.listed):,} listed{before}",
+            f"suspected: {counted(self.num_suspects, 'label')}, {len(self.listed):,} listed"
+            f"{before}",
             f"share of wrong labels, confident learning: {self.errors.share} "
             f"(n={len(self.rows):,}); mistakes of these models count too, so rather less",
             "no label was changed",
