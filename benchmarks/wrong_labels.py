@@ -3,7 +3,7 @@
     python benchmarks/wrong_labels.py                            # about three minutes of CPU
     python benchmarks/wrong_labels.py --write docs/labels.md     # and put the table there
 
-The quick classifier answers out of fold, as where no --model is given. Labels that were wrong before
+The quick classifier answers out of fold, as without --model. Labels that were wrong before
 count as right here, so all numbers are somewhat low. Ends with exit code 1 if a mean AUROC is below
 its floor, and skips data that are not there.
 """
