@@ -249,7 +249,8 @@ def _write(found: Suggestion) -> None:
         )
         for row in found.chosen.tolist()
     ]
-    write_to_label_page(found.output / "to_label.html", found.facts(), tiles, str(found.folder))
+    page, name = found.output / "to_label.html", str(found.folder)
+    write_to_label_page(page, found.facts(), tiles, name, found.unreadable)
     columns = ["path", "reason"]
     write_text(found.output / "unreadable.csv", _csv([columns, *found.unreadable]))
     names = [f"prob_{name}" for name in found.class_names]

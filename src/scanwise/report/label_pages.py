@@ -122,9 +122,22 @@ def write_suspects_page(
 
 
 def write_to_label_page(
-    path: Path, facts: Sequence[tuple[str, str]], images: Sequence[ToLabel], data: str
+    path: Path,
+    facts: Sequence[tuple[str, str]],
+    images: Sequence[ToLabel],
+    data: str,
+    unreadable: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """to_label.html, self-contained: a contact sheet in the order of the list."""
+    """to_label.html, self-contained: a contact sheet in the order of the list.
+
+    Args:
+        path: Where to write.
+        facts: How they were chosen, names and values.
+        images: The chosen ones.
+        data: Name of the folder they are from.
+        unreadable: Path and reason of the files that could not be read.
+    """
+    bad = Table("Files that can't be read", ("File", "Reason"), tuple(unreadable), words=True)
     tiles = Tiles(
         f"In the order of the list{_first(len(images))}. Uncertainty is 0 for a sure answer and 1 "
         "for none at all:",
@@ -152,7 +165,10 @@ def write_to_label_page(
         banners=(Banner("note", "RESEARCH USE", NOT_A_DEVICE),),
         sections=(
             Section("Images", (tiles,)),
-            Section("How they were chosen", (FactList(tuple(facts)),)),
+            Section(
+                "How they were chosen",
+                without_nothing([FactList(tuple(facts)), bad if unreadable else None]),
+            ),
         ),
     )
     write_text(path, render("page.html.j2", {"page": page}))
