@@ -73,7 +73,7 @@ def test_a_good_classifier_finds_planted_errors_and_their_share(k: int) -> None:
     truth = np.arange(1500) % k
     hits = found.suspected & wrong
     assert (found.suggested[hits] == truth[hits]).mean() > 0.9
-    np.testing.assert_array_equal(found.suggested[~found.suspected], labels[~found.suspected])
+    assert (found.suggested[found.suspected] != labels[found.suspected]).all()
     assert (np.diff(found.score[found.suspects]) >= 0).all()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import disc_images
 
-from conftest import disc_images
 from scanwise import Bundle
 from scanwise.cli import main
 from scanwise.core.errors import DataError

@@ -30,8 +30,9 @@ class LabelErrors:
     """What confident learning says of n labels.
 
     `score` is the probability of the given label, its self-confidence: low is suspicious. For
-    several labels an image has that of its worst ranked label, and `suggested` differs from the
-    given ones in the suspected labels (where none is suspected, in none).
+    several labels an image has that of its worst ranked label. `suggested` is the most probable
+    class, so it differs from the given one also for images that are doubtful but no suspects: there
+    are only as many suspects as labels are estimated to be wrong.
     """
 
     score: Floats  # (n,) in [0, 1]; NaN where the image's class has too few images
@@ -94,7 +95,6 @@ def find_label_errors(
         score[ranked] = part[np.arange(len(own)), own]
         suspected[ranked] = prune_by_class(part, own, usable)
         suggested[ranked] = _suggested(part, own, usable)
-    suggested[~suspected] = labels[~suspected]
     joint = estimate_joint(confident_joint(given[ranked], labels[ranked], usable), counts * usable)
     share = _share_wrong(given[ranked], labels[ranked], usable, joint, _part(groups, ranked),
                          num_resamples, seed)  # fmt: skip
@@ -274,6 +274,7 @@ def _by_label(
     positives = targets.sum(axis=0)
     few = np.minimum(positives, n - positives) < MIN_IMAGES
     suspected = np.zeros((n, k), bool)
+    suggested = targets.copy()
     score = np.full((n, k), np.nan)
     shares = []
     for label in np.flatnonzero(~few):
@@ -281,16 +282,17 @@ def _by_label(
         both = np.stack([1 - probabilities[:, label], probabilities[:, label]], axis=1)
         part = find_label_errors(both, own, groups=groups, num_resamples=num_resamples, seed=seed)
         suspected[:, label] = part.suspected
+        suggested[:, label] = part.suggested
         score[:, label] = part.score
         shares.append(part.share)
     worst = np.full(n, np.nan)
     any_label: NDArray[np.bool_] = np.asarray(suspected.any(axis=1), bool).reshape(n)
     if shares:
-        worst = np.nanmin(np.where(any_label[:, None] & ~suspected, np.nan, score), axis=1)
+        worst = np.nanmin(score, axis=1)
     return LabelErrors(
         score=worst,
         suspected=any_label,
-        suggested=np.where(suspected, 1 - targets, targets),
+        suggested=suggested,
         joint=None,
         share=_mean_share(shares),
         too_few=tuple(np.flatnonzero(few)),

@@ -83,7 +83,9 @@ def write_suspects_page(
         ),
     )
     sections = (
-        Section("Suspected labels", (tiles if suspects else Paragraph("No label is suspected."),)),
+        Section(
+            "Suspected labels", (tiles if suspects else Paragraph("No label is contradicted."),)
+        ),
         Section(
             "How they were found",
             without_nothing(
@@ -112,7 +114,7 @@ def write_suspects_page(
         title="Suspected labels",
         subtitle=data,
         level="unsure" if suspects else "ok",
-        headline=f"{num_suspects:,} suspected, {len(suspects):,} listed",
+        headline=f"{len(suspects):,} labels to look at, {num_suspects:,} suspected",
         sentence="Models that never saw these images disagree with their labels. No label was "
         "changed.",
         banners=(Banner("note", "RESEARCH USE", NOT_A_DEVICE),),

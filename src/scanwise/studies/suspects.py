@@ -106,8 +106,8 @@ class Found:
         return [
             f"{self.dataset.name}: {len(self.rows):,} labels looked at, out of fold, by {self.how}",
             f"the answers repeat {self.accuracy} of the labels (n={len(self.rows):,})",
-            f"suspected: {counted(self.num_suspects, 'label')}, {len(self.listed):,} listed"
-            f"{before}",
+            f"listed: {counted(len(self.listed), 'label')} that the answers contradict, least "
+            f"probable first{before}; confident learning suspects {self.num_suspects:,}",
             f"share of wrong labels, confident learning: {self.errors.share} "
             f"(n={len(self.rows):,}); mistakes of these models count too, so rather less",
             "no label was changed",
@@ -235,10 +235,10 @@ def _finish(
     groups = group_numbers(answers.groups)
     errors = find_label_errors(answers.probabilities, answers.targets, answers.task, groups=groups)
     known = latest(read_journal(folder))
-    done = {
-        row for row in errors.suspects.tolist() if _path(dataset, int(rows[row]), folder) in known
-    }
-    listed = np.array([row for row in errors.suspects if row not in done][:how_many], np.int64)
+    changed = errors.suggested != answers.targets
+    doubtful = errors.ranking[changed.reshape(len(changed), -1).any(axis=1)[errors.ranking]]
+    done = {row for row in doubtful.tolist() if _path(dataset, int(rows[row]), folder) in known}
+    listed = np.array([row for row in doubtful if row not in done][:how_many], np.int64)
     found = Found(dataset, source, rows, answers, errors, how, folder, len(done), listed)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "suspects.json", found.to_json())
@@ -258,14 +258,17 @@ def _csv(found: Found) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = [f"prob_{name}" for name in found.dataset.class_names]
     writer.writerow(
-        ["rank", "sample", "path", "given", "suggested", "score", "decision", "reason", *names]
+        ["rank", "sample", "path", "given", "suggested", "score", "suspected", "decision", "reason"]
+        + names
     )
     for rank, row in enumerate(found.listed.tolist(), start=1):
         path = _path(found.dataset, int(found.rows[row]), found.folder)
         cells = [f"{value:.6f}" for value in found.predictions.probabilities[row]]
         score = f"{found.errors.score[row]:.6f}"
         sample = found.predictions.sample[row]
-        writer.writerow([rank, sample, path, *found.labels(row), score, "", "", *cells])
+        suspected = "yes" if found.errors.suspected[row] else "no"
+        labels = found.labels(row)
+        writer.writerow([rank, sample, path, *labels, score, suspected, "", "", *cells])
     return text.getvalue()
 
 
