@@ -257,10 +257,8 @@ def _csv(found: Found) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"prob_{name}" for name in found.dataset.class_names]
-    writer.writerow(
-        ["rank", "sample", "path", "given", "suggested", "score", "suspected", "decision", "reason"]
-        + names
-    )
+    columns = ["rank", "sample", "path", "given", "suggested", "score", "suspected"]
+    writer.writerow([*columns, "decision", "reason", *names])
     for rank, row in enumerate(found.listed.tolist(), start=1):
         path = _path(found.dataset, int(found.rows[row]), found.folder)
         cells = [f"{value:.6f}" for value in found.predictions.probabilities[row]]
