@@ -96,8 +96,14 @@ class Found:
         if len(self.listed) > SHOWN_HERE:
             lines.append(f"  … {len(self.listed) - SHOWN_HERE} more in the files")
         lines.append(f"page: {self.folder / 'suspects.html'}")
-        lines.append(f"list: {self.folder / 'suspects.csv'}; fill in its column 'decision', then")
-        lines.append(f"next: {self.next_command()}")
+        listed = self.folder / "suspects.csv"
+        if self.dataset.paths is None:
+            lines.append(
+                f"list: {listed}; decisions about arrays can't be applied, save image files"
+            )
+        else:
+            lines.append(f"list: {listed}; fill in its column 'decision', then")
+            lines.append(f"next: {self.next_command()}")
         return "\n".join(lines)
 
     def facts(self) -> list[str]:
@@ -114,6 +120,8 @@ class Found:
         ]
 
     def next_command(self) -> str:
+        if self.dataset.paths is None:
+            return "scanwise relabel apply suspects.csv --data FOLDER-OF-IMAGE-FILES"
         file = str(self.folder / "suspects.csv")
         return shlex.join(["scanwise", "relabel", "apply", file, "--data", self.source])
 
