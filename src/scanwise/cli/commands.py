@@ -20,6 +20,7 @@ from scanwise.cli.compare import (
     whole_number,
 )
 from scanwise.cli.conformal import conformal
+from scanwise.cli.counts import counts
 from scanwise.cli.ensemble import ensemble
 from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
@@ -28,6 +29,7 @@ from scanwise.cli.launch import start_processes
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
+from scanwise.cli.relabel import relabel_app
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.robustness import robustness
 from scanwise.cli.runs import runs_app
@@ -39,6 +41,7 @@ from scanwise.cli.shared import (
     show,
     start,
 )
+from scanwise.cli.suggest_labels import suggest_labels
 from scanwise.cli.summary import summary
 from scanwise.cli.thresholds import thresholds
 from scanwise.cli.tune import tune
@@ -277,8 +280,10 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors,
+    recommend, explain, robustness, ood, errors, counts,
 ):  # fmt: skip
     app.command()(verb)
+app.command(name="suggest-labels")(suggest_labels)
+app.add_typer(relabel_app, name="relabel")
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")

@@ -1,0 +1,168 @@
+"""`scanwise counts RUN DIR`: images by class, as predicted and corrected for known mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanwise.core.errors import DataError
+from scanwise.core.types import Interval, Task
+from scanwise.deploy.bundle import Bundle
+from scanwise.metrics.inputs import predict_classes
+from scanwise.metrics.predictions import Predictions, read_predictions
+from scanwise.metrics.prevalence import corrected_counts
+from scanwise.pipeline.runs import Run
+from scanwise.pipeline.suggest_labels import find_images
+from scanwise.pipeline.tables import aligned
+
+BLOCK = 256  # files held at a time
+
+
+@dataclass(frozen=True)
+class FolderCounts:
+    """Counts by class (multi-label: by label) of the images that could be read."""
+
+    class_names: tuple[str, ...]
+    n: int
+    predicted: tuple[int, ...]
+    mean_probability: tuple[float, ...]
+    corrected: tuple[Interval, ...]  # images
+    split: str  # whose confusion matrix corrects
+    n_labelled: int
+    unreadable: tuple[tuple[str, str], ...]  # path, reason
+
+    def text(self) -> str:
+        """What the terminal shows."""
+        rows = [("class", "predicted", "mean probability", "corrected, 95 % interval")]
+        for name, count, mean, corrected in zip(
+            self.class_names, self.predicted, self.mean_probability, self.corrected, strict=True
+        ):
+            rows.append((name, f"{count:,}", f"{mean:.3f}", _images(corrected)))
+        lines = [
+            f"{self.n:,} images counted",
+            aligned(rows),
+            f"corrected by the confusion matrix of {self.n_labelled:,} {self.split} images; right "
+            "where images of a class are confused here as they were there",
+        ]
+        cautions = dict.fromkeys(
+            f"{name}: {one.reason}"
+            for name, one in zip(self.class_names, self.corrected, strict=True)
+            if one.reason
+        )
+        lines += cautions
+        lines += [f"unreadable: {path}: {reason}" for path, reason in self.unreadable]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "n": self.n,
+            "corrected_by": {"split": self.split, "n": self.n_labelled},
+            "classes": {
+                name: {
+                    "predicted": self.predicted[i],
+                    "mean_probability": self.mean_probability[i],
+                    "corrected": self.corrected[i].to_json(),
+                }
+                for i, name in enumerate(self.class_names)
+            },
+            "unreadable": [{"path": path, "reason": why} for path, why in self.unreadable],
+        }
+
+
+def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
+    """Predict images and count them.
+
+    Args:
+        run: A run folder: its labelled predictions (test, else validation) tell the mistakes.
+        inputs: Image files, and folders that are searched to any depth.
+
+    Raises:
+        DataError: A file that is not there, or no image that can be read.
+        RunError: No run.
+    """
+    opened = Run.open(run)
+    labelled = read_predictions(
+        opened.path / "predictions.csv", task=opened.metrics["dataset"]["task"]
+    )
+    split = "test" if "test" in labelled.split else "val"
+    labelled = labelled.of_split(split)
+    bundle = Bundle.from_pretrained(run)
+    files = _files(inputs)
+    parts, unreadable = [], []
+    for start in range(0, len(files), BLOCK):
+        answers = bundle.predict(files[start : start + BLOCK])
+        parts.append(answers.probabilities)
+        said = zip(answers.samples, answers.reasons, strict=True)
+        unreadable += [(sample, reason) for sample, reason in said if reason]
+    probabilities = np.concatenate(parts)
+    probabilities = probabilities[~np.isnan(probabilities).any(axis=1)]
+    if not len(probabilities):
+        raise DataError(f"none of {len(files)} images can be read; the first: {unreadable[0][1]}.")
+    counts, corrected = _counted(probabilities, labelled)
+    return FolderCounts(
+        labelled.class_names,
+        len(probabilities),
+        tuple(counts),
+        tuple(probabilities.mean(axis=0).tolist()),
+        corrected,
+        split,
+        len(labelled),
+        tuple(unreadable),
+    )
+
+
+def _files(inputs: Sequence[Path]) -> list[Path]:
+    """Files as given, folders as the images in them."""
+    found: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found += find_images(path)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path} does not exist.")
+    return found
+
+
+def _counted(
+    probabilities: NDArray[np.float64], labelled: Predictions
+) -> tuple[list[int], tuple[Interval, ...]]:
+    """Images called each class, and the corrected numbers; both by the most probable class."""
+    task: Task = labelled.task
+    new = predict_classes(probabilities, task)
+    old = predict_classes(labelled.probabilities, task)
+    k = len(labelled.class_names)
+    if task != "multilabel":
+        counts = np.bincount(new, minlength=k)
+        return counts.tolist(), _corrected(labelled.targets, old, counts)
+    counts = new.sum(axis=0)
+    pairs = [
+        _corrected(labelled.targets[:, i], old[:, i], np.array([len(new) - counts[i], counts[i]]))
+        for i in range(k)
+    ]
+    return counts.tolist(), tuple(pair[1] for pair in pairs)
+
+
+def _corrected(
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[Interval, ...]:
+    """Corrected counts; not evaluable where a class has no labelled image."""
+    k = len(counts)
+    table = np.bincount(targets * k + predicted, minlength=k * k).reshape(k, k)
+    if (table.sum(axis=1) == 0).any():
+        return (Interval(None, reason="a class has no labelled image"),) * k
+    return corrected_counts(table, counts)
+
+
+def _images(value: Interval) -> str:
+    if value.value is None:
+        return "not evaluable"
+    if value.low is None or value.high is None:
+        return f"{value.value:,.1f}"
+    return f"{value.value:,.1f} [{value.low:,.1f}, {value.high:,.1f}]"
