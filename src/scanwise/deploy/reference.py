@@ -50,7 +50,8 @@ class Reference:
             "rest": np.array([self.known.rest], np.float64),
             "threshold": np.array([self.threshold], np.float64),
         }
-        save_file(tensors, path, metadata={"method": "mahalanobis", "version": "1"})
+        # One entry: several would be written in an order that differs from time to time.
+        save_file(tensors, path, metadata={"method": "mahalanobis, version 1"})
 
     @classmethod
     def load(cls, path: Path) -> Reference:
