@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scanwise.pipeline.surroundings import read_surroundings
 from scanwise.report.error_blocks import confusion_blocks
 from scanwise.report.gallery import GalleryFiles, write_gallery
 from scanwise.report.gallery_facts import Beside
+from scanwise.report.run_files import run_argument
 
 DOCUMENT = "confusions.json"
 CURVE = Path("learning_curve") / "learning_curve.json"
@@ -45,7 +47,8 @@ def write_errors(
     rows = np.array([row_of[sample] for sample in part.sample], dtype=np.int64)
     around = read_surroundings(run, dataset, part)
     curve = run.read_json(str(CURVE), "") if (run.path / CURVE).is_file() else {}
-    command = "learning-curve --output RUN/learning_curve"
+    curve_folder = shlex.quote(f"{run_argument(run.path)}/learning_curve")
+    command = f"learning-curve --output {curve_folder}"
     return write_gallery(
         run.path,
         lambda chosen: dataset.images[rows[chosen]],

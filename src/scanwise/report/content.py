@@ -459,7 +459,7 @@ def advice(judged: Judgement) -> tuple[Any, ...]:
 def tried(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
     """What came of trying; nothing where there is nothing to try."""
     possible = any(step.can_be_tried for step in judged.recommendations)
-    return tries_blocks(run.tries, run.name) if run.tries or possible else ()
+    return tries_blocks(run.tries, run.argument) if run.tries or possible else ()
 
 
 # 5. Samples.

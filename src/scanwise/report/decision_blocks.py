@@ -212,7 +212,7 @@ def _prevalence(run: RunFiles, found: Mapping[str, Any]) -> list[Any]:
 
 def _command(run: RunFiles, verb: str, *words: str) -> Command:
     # Of the folder's name alone: a page says the same wherever the run lies.
-    return Command(shlex.join(["scanwise", verb, run.name, *words]))
+    return Command(shlex.join(["scanwise", verb, run.argument, *words]))
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

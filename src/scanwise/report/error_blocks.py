@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +20,9 @@ def error_blocks(run: RunFiles) -> tuple[Any, ...]:
     if not run.confusions:
         return (
             Paragraph("Confusions: not measured. This writes them from predictions.csv:"),
-            Command("scanwise errors RUN"),
+            Command(shlex.join(["scanwise", "errors", run.argument])),
         )
-    curve = "learning-curve --output RUN/learning_curve"
+    curve = f"learning-curve --output {shlex.quote(f'{run.argument}/learning_curve')}"
     command = completed(curve, run.config, run.plan)
     return confusion_blocks(run.confusions, run.learning_curve, command)
 

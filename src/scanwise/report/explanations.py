@@ -185,7 +185,7 @@ def explanation_blocks(run: RunFiles) -> tuple[Any, ...]:
     if not document:
         return (
             Paragraph("Maps of what the network looked at: not measured. They are made by:"),
-            Command(shlex.join(["scanwise", "explain", run.name])),
+            Command(shlex.join(["scanwise", "explain", run.argument])),
         )
     return (
         Paragraph(

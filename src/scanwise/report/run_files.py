@@ -48,6 +48,11 @@ class RunFiles:
         return self.path.resolve().name
 
     @property
+    def argument(self) -> str:
+        """How a command names the run: as it was named itself, but no path of this machine."""
+        return run_argument(self.path)
+
+    @property
     def task(self) -> str:
         return str(self.dataset.get("task") or "multiclass")
 
@@ -105,6 +110,11 @@ class RunFiles:
             stop_reason=str(self.training.get("stop_reason") or ""),
             probes=self.training.get("probes") or {},
         )
+
+
+def run_argument(path: Path) -> str:
+    """'runs/cells-001' as given; of an absolute path the name alone."""
+    return path.name if path.is_absolute() else path.as_posix()
 
 
 def read_run(run_dir: Path) -> RunFiles:

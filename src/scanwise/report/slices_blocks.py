@@ -55,7 +55,7 @@ def _slices(run: RunFiles, picture: Picture | None) -> list[Any]:
     if not run.slices:
         return _not_measured(
             "Slices (sex, site, scanner, age, …): not measured. With a table of such columns,",
-            f"scanwise evaluate {run.name} --slices all --meta FILE.csv",
+            f"scanwise evaluate {run.argument} --slices all --meta FILE.csv",
         )
     return [_slices_table(run), Pictures((picture,)) if picture else None]
 
@@ -97,7 +97,7 @@ def _groups(run: RunFiles) -> list[Any]:
         return _not_measured(
             "One verdict a group (patient, slide, lesion): not measured. Where groups of several "
             "images were named in training,",
-            f"scanwise evaluate {run.name} --aggregate mean",
+            f"scanwise evaluate {run.argument} --aggregate mean",
         )
     document = run.groups
     images, groups = document["images"], document["groups"]
@@ -121,7 +121,7 @@ def _robustness(run: RunFiles, picture: Picture | None) -> list[Any]:
     if not run.robustness:
         return _not_measured(
             "Worse pictures (blur, noise, JPEG, brightness, contrast, resize): not measured.",
-            f"scanwise robustness {run.name}",
+            f"scanwise robustness {run.argument}",
         )
     document = run.robustness
     main = document["main_metric"]

@@ -21,7 +21,7 @@ def unknown_blocks(run: RunFiles) -> tuple[Any, ...]:
         blocks.append(_foreign_table(run))
     else:
         blocks.append(Paragraph("How well foreign images are recognised: not measured. Do so with"))
-        blocks.append(Command("scanwise ood RUN --against FOLDER-OR-NPZ"))
+        blocks.append(Command(f"scanwise ood {run.argument} --against FOLDER-OR-NPZ"))
     return tuple(blocks)
 
 
