@@ -88,7 +88,7 @@ def test_the_rare_class_is_left_short_unless_the_promise_is_for_each_class() -> 
 
 def test_too_few_images_are_refused_with_the_number_needed() -> None:
     probabilities, targets = draw(9, np.random.default_rng(0))
-    with pytest.raises(DataError, match="at least 10 validation images, there are 9"):
+    with pytest.raises(DataError, match="at least 10 validation images, there are 9 in all"):
         fit_bars(probabilities, targets, NAMES, SetRule(0.1))
     probabilities, targets = draw(60, np.random.default_rng(0))
     fit_bars(probabilities, targets, NAMES, SetRule(0.1))

@@ -156,8 +156,8 @@ def test_an_evaluation_anew_keeps_what_was_asked(quick_run, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("thresholds RUN", "give one of --sensitivity"),
-        ("thresholds RUN --youden --sensitivity 0.9", "not 2 of them"),
+        ("thresholds RUN", "one thing only: --sensitivity"),
+        ("thresholds RUN --youden --sensitivity 0.9", "one thing only"),
         ("thresholds RUN --class nobody --youden", "no class 'nobody'; there are"),
         ("thresholds RUN --sensitivity 1.5", "above 0 and below 1"),
         ("thresholds RUN --specificity 0.99999", "best reachable below 1 is 0.975"),

@@ -40,6 +40,9 @@ def test_counts_are_those_of_the_bundle_and_of_the_correction(disc_run, folder: 
     assert found.n_labelled == len(part)
     assert sum(one.value for one in found.corrected) == pytest.approx(40)  # type: ignore[misc]
     assert "80 test images" in found.text()
+    unlike = [one for one in said.in_distribution if one is False]
+    assert found.unknown.value == len(unlike) / 40
+    assert "unlike the training images: " in found.text()
 
 
 def test_unreadable_files_are_named_and_end_with_1(

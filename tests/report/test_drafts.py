@@ -80,6 +80,7 @@ def test_leaks_and_several_looks_are_limitations(
     assert looks > 1
     assert f"was looked at {looks} times" in text
     assert "leaky" in draft_facts.disjoint(read_run(folder))
+    assert draft_facts.conclusion(read_run(folder)).endswith("these scores are too good.")
 
 
 def test_an_authors_words_are_not_overwritten(

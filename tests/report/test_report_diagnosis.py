@@ -217,6 +217,22 @@ def test_verdict_on_validation_only_says_so() -> None:
     assert "not opened" in said.sentence
 
 
+def test_a_simple_model_that_is_the_majority_is_not_beaten_in_the_same_breath() -> None:
+    """Not above the constant answer by its interval: then nothing beats that answer, paired."""
+    result = split_of([[50, 5], [5, 50]], accuracy={"value": 0.9, "ci95": [0.84, 0.94]})
+    result["accuracy_above_trivial"] = False
+    result["trivial"] = {"majority": {"class": "a", "accuracy": 0.85}}
+    entry = {"n": 110, "accuracy": {"value": 0.85, "ci95": [0.8, 0.9]}, "network_is": "better",
+             "gain": {"value": 0.05, "ci95": [0.01, 0.09]}}  # fmt: skip
+    baselines = {"histogram": {"title": "histogram", "splits": {"test": entry}}}
+    facts = Facts(splits={"test": result}, class_names=("a", "b"), baselines=baselines)
+    said = verdict(facts)
+    assert "not in plain accuracy" in said.headline
+    assert "beats" not in said.sentence
+    entry["accuracy"] = {"value": 0.86, "ci95": [0.8, 0.9]}
+    assert "beats histogram" in verdict(facts).sentence
+
+
 def test_broken_numbers_do_not_break_the_rules() -> None:
     nothing = [float("nan")] * 12
     found = diagnose(Facts(history=history(nothing, nothing, nothing, nothing, nothing)))

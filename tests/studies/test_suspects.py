@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def test_planted_wrong_labels_come_first(tmp_path: Path, shared: Path) -> None:
     answers = quick_out_of_fold(replace(dataset, targets=targets))
     own = answers.probabilities[np.arange(len(dataset)), targets]
     assert roc_auc_score(truth, -own) > 0.97
+
+
+def test_the_next_command_reads_the_data_with_the_same_groups(tmp_path: Path, shared: Path) -> None:
+    regex = r"BloodImage_(\d+)"
+    source = str(shared / "data/folders/bccd_287")
+    config = make_config({"data": source, "group_regex": regex})
+    command = suggest(config, output=tmp_path / "out").next_command()
+    assert shlex.split(command)[-2:] == ["--group-regex", regex]
+    assert source in shlex.split(command)
 
 
 def test_the_files_say_what_was_found(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def thresholds(
     asked = [sensitivity is not None, specificity is not None, youden, cost is not None, clear]
     if sum(asked) != 1:
         raise ConfigError(
-            "give one of --sensitivity S, --specificity S, --youden, --cost MISS:FALSE_ALARM and "
-            f"--clear, not {sum(asked)} of them."
+            "say what you want, and one thing only: --sensitivity S, --specificity S, --youden, "
+            "--cost MISS:FALSE_ALARM or --clear."
         )
     from scanwise.metrics.thresholds import Rule
 

@@ -117,9 +117,10 @@ def fit_bars(
         DataError: If validation (or one of its classes) has fewer than 1 / alpha images.
     """
     if len(targets) < rule.needed:
+        each = " of each class" if rule.class_conditional else ""
         raise DataError(
-            f"alpha={rule.alpha:g} needs at least {rule.needed} validation images, there are "
-            f"{len(targets)}; take a larger alpha."
+            f"alpha={rule.alpha:g} needs at least {rule.needed} validation images{each}, there are "
+            f"{len(targets)} in all; take a larger alpha."
         )
     own = probabilities[np.arange(len(targets)), targets]
     if not rule.class_conditional:

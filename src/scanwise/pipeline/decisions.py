@@ -56,7 +56,7 @@ def clear_threshold(path: Path, name: str | None) -> str:
     """
     run, predictions = _open(path)
     asked = asked_of(run)
-    name = _class_name(predictions, name)
+    name = _class_name(predictions, name, asked.thresholds)
     if name not in asked.thresholds:
         known = ", ".join(f"'{each}'" for each in asked.thresholds) or "no class"
         raise RunError(f"{path} has no threshold of '{name}'; it has one of {known}.")
@@ -95,7 +95,7 @@ def judge_at_prevalence(path: Path, name: str | None, prevalence: float) -> dict
     check_prevalence(prevalence)
     run, predictions = _open(path)
     asked = asked_of(run)
-    name = _class_name(predictions, name)
+    name = _class_name(predictions, name, asked.thresholds)
     asked = replace(asked, prevalence={**asked.prevalence, name: prevalence})
     entry: dict[str, Any] = _store(run, predictions, asked)["prevalence"][name]
     return entry
@@ -174,8 +174,13 @@ def _as_task(predictions: Predictions, metrics: Mapping[str, Any]) -> Prediction
     return replace(predictions, task="ordinal") if ordinal else predictions
 
 
-def _class_name(predictions: Predictions, name: str | None) -> str:
+def _class_name(
+    predictions: Predictions, name: str | None, stored: Mapping[str, Any] | None = None
+) -> str:
+    """The class that is meant: the one named, else the one that has a threshold."""
     names = predictions.class_names
+    if name is None and len(stored or {}) == 1:
+        return next(iter(stored or {}))
     return names[class_index(names, name, predictions.task)]
 
 

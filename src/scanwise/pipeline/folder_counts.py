@@ -14,6 +14,7 @@ from scanwise.core.errors import DataError
 from scanwise.core.types import Interval, Task
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.inputs import predict_classes
+from scanwise.metrics.intervals import wilson_interval
 from scanwise.metrics.predictions import Predictions, read_predictions
 from scanwise.metrics.prevalence import corrected_counts
 from scanwise.pipeline.runs import Run
@@ -35,6 +36,7 @@ class FolderCounts:
     split: str  # whose confusion matrix corrects
     n_labelled: int
     unreadable: tuple[tuple[str, str], ...]  # path, reason
+    unknown: Interval  # share of images unlike the training images; no value where not known
 
     def text(self) -> str:
         """What the terminal shows."""
@@ -44,7 +46,7 @@ class FolderCounts:
         ):
             rows.append((name, f"{count:,}", f"{mean:.3f}", _images(corrected)))
         lines = [
-            f"{self.n:,} images counted",
+            f"{self.n:,} image{'' if self.n == 1 else 's'} counted",
             aligned(rows),
             f"corrected by the confusion matrix of {self.n_labelled:,} {self.split} images; right "
             "where images of a class are confused here as they were there",
@@ -55,6 +57,8 @@ class FolderCounts:
             if one.reason
         )
         lines += cautions
+        if self.unknown.value is not None:
+            lines.append(f"unlike the training images: {self.unknown} (about 0.05 is usual)")
         lines += [f"unreadable: {path}: {reason}" for path, reason in self.unreadable]
         return "\n".join(lines)
 
@@ -63,6 +67,7 @@ class FolderCounts:
             "schema": 1,
             "n": self.n,
             "corrected_by": {"split": self.split, "n": self.n_labelled},
+            "share_unknown": self.unknown.to_json(),
             "classes": {
                 name: {
                     "predicted": self.predicted[i],
@@ -95,9 +100,11 @@ def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
     bundle = Bundle.from_pretrained(run)
     files = _files(inputs)
     parts, unreadable = [], []
+    known: list[bool | None] = []
     for start in range(0, len(files), BLOCK):
         answers = bundle.predict(files[start : start + BLOCK])
         parts.append(answers.probabilities)
+        known += answers.in_distribution
         said = zip(answers.samples, answers.reasons, strict=True)
         unreadable += [(sample, reason) for sample, reason in said if reason]
     probabilities = np.concatenate(parts)
@@ -114,7 +121,13 @@ def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
         split,
         len(labelled),
         tuple(unreadable),
+        _share_unknown(known),
     )
+
+
+def _share_unknown(known: Sequence[bool | None]) -> Interval:
+    told = [one for one in known if one is not None]
+    return wilson_interval(told.count(False), len(told))
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:

@@ -18,7 +18,7 @@ from scanwise.data.folders import is_junk
 from scanwise.data.images import is_image_name, read_image
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.inputs import Floats
-from scanwise.metrics.intervals import group_numbers
+from scanwise.metrics.intervals import MIN_UNITS, group_numbers
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.shares import share_interval
 from scanwise.metrics.unknown import separation
@@ -218,6 +218,11 @@ def _prepared(
     return ForeignSet(name, np.stack(rows), "; ".join(notes))
 
 
+def few_mark(each: dict[str, Any]) -> str:
+    """'*' for a set of too few images to conclude from."""
+    return "*" if each["n"] < MIN_UNITS else ""
+
+
 def foreign_summary(found: dict[str, Any]) -> str:
     """The table for the terminal."""
     known = found["known"]
@@ -227,10 +232,11 @@ def foreign_summary(found: dict[str, Any]) -> str:
             each["name"],
             f"{each['n']:,}",
             str(Interval.from_json(each["auroc"])),
-            str(Interval.from_json(each["share_flagged"])),
+            str(Interval.from_json(each["share_flagged"])) + few_mark(each),
         )
         for each in found["sets"]
     ]
+    few = any(few_mark(each) for each in found["sets"])
     notes = [f"  {each['name']}: {each['note']}" for each in found["sets"] if each["note"]]
     own = Interval.from_json(known["share_flagged"])
     return "\n".join(
@@ -238,6 +244,7 @@ def foreign_summary(found: dict[str, Any]) -> str:
             f"against {known['n']:,} {known['split']} images of the run, of which {own} are "
             "flagged (95 % intervals):",
             aligned(rows),
+            *(["  * under 30 images: too few to conclude"] if few else []),
             *notes,
         ]
     )

@@ -19,6 +19,7 @@ HEADLINES = (
     ("F1 (macro)", "f1_macro"),
     ("calibration error", "ece"),
 )
+LEAKY = "LEAKY: splits share images (see the report); scores on those are too good."
 GRADE_HEADLINES = (
     ("kappa, quadratic", "kappa_quadratic"),
     ("error in grades", "mean_absolute_grade_error"),
@@ -33,7 +34,8 @@ def run_summary(run: Run) -> str:
     else:  # --no-report
         verdict = judge(read_run(run.path), draw=False).verdict.to_json()
         report = f"report: {shlex.join(['scanwise', 'report', str(run.path)])} makes it"
-    return "\n".join(["", *_verdict(verdict), "", *score_lines(run), report])
+    leaky = [LEAKY] if run.metrics.get("leaky") else []
+    return "\n".join(["", *leaky, *_verdict(verdict), "", *score_lines(run), report])
 
 
 def score_lines(run: Run) -> list[str]:

@@ -261,7 +261,9 @@ def conclusion(run: RunFiles) -> str | None:
     if not run.splits:
         return None
     found = verdict(run.facts())
-    return f"{found.headline}. {found.sentence}"
+    leaky = "Splits share images, so these scores are too good."
+    words = [f"{found.headline}. {found.sentence}", *([leaky] if run.metrics.get("leaky") else [])]
+    return " ".join(words)
 
 
 def limitations(run: RunFiles) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from scanwise.core.types import Interval
+from scanwise.metrics.intervals import MIN_UNITS
 from scanwise.report.blocks import Command, Paragraph, Table
 from scanwise.report.plots import images_text
 from scanwise.report.run_files import RunFiles
@@ -48,7 +49,7 @@ def _foreign_table(run: RunFiles) -> Table:
             each["name"],
             f"{each['n']:,}",
             str(Interval.from_json(each["auroc"])),
-            str(Interval.from_json(each["share_flagged"])),
+            str(Interval.from_json(each["share_flagged"])) + ("*" if each["n"] < MIN_UNITS else ""),
             each["note"] or "–",
         )
         for each in found["sets"]
@@ -58,5 +59,6 @@ def _foreign_table(run: RunFiles) -> Table:
         ("Foreign set", "n", "AUROC", "Share flagged", "Note"),
         rows,
         "AUROC: chance that a foreign image scores higher than one of this run's; 0.5 is no "
-        "difference. 95 % bootstrap intervals. Sets and their images are named in ood.json.",
+        "difference. 95 % bootstrap intervals; * under 30 images: too few to conclude. Sets and "
+        "their images are named in ood.json.",
     )

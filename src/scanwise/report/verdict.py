@@ -107,6 +107,11 @@ def _beside_baselines(facts: Facts, name: str) -> tuple[str, bool]:
     entry = facts.baselines[toughest]
     scores = entry["splits"][name]
     gain = as_interval(scores["gain"])
+    result = facts.splits[name]
+    answers_alike = as_interval(scores["accuracy"]).value == trivial_value(result, "accuracy")
+    if result.get("accuracy_above_trivial") is False and answers_alike:
+        # No better than a constant answer, and this model is that: one sentence must do.
+        return "", True
     verb = {
         "better": "It beats",
         "worse": "It is worse than",

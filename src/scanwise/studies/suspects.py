@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scanwise.core.commands import CHECK_SETTINGS, command_line, said_settings
 from scanwise.core.config import TrainConfig
 from scanwise.core.errors import DataError, RunError
 from scanwise.core.files import write_json, write_text
@@ -46,6 +47,7 @@ class Found:
     folder: Path
     decided: int  # images left out, since the journal has a decision
     listed: NDArray[np.int64]  # predictions in suspects.csv, most suspicious first
+    flags: list[str]  # with which the data set is read: --group-regex and the like
 
     @property
     def accuracy(self) -> Interval:
@@ -123,7 +125,8 @@ class Found:
         if self.dataset.paths is None:
             return "scanwise relabel apply suspects.csv --data FOLDER-OF-IMAGE-FILES"
         file = str(self.folder / "suspects.csv")
-        return shlex.join(["scanwise", "relabel", "apply", file, "--data", self.source])
+        words = ["scanwise", "relabel", "apply", file, "--data", self.source]
+        return shlex.join(words + self.flags)
 
     def labels(self, row: int) -> tuple[str, str]:
         """Given and suggested label of a prediction."""
@@ -166,7 +169,7 @@ def suggest(
         settings = Run.open(saved.parent).config
         dataset = load_data(settings)
         folder = _free(output or default_folder(settings.data, dataset), force)
-        return _finish(dataset, settings.data, *_of_study(given), folder, how_many)
+        return _finish(dataset, settings, *_of_study(given), folder, how_many)
     if (given / "plan.yaml").is_file():
         raise RunError(
             f"{given} is one training, whose answers on its own training images say nothing of "
@@ -177,7 +180,7 @@ def suggest(
     if config.model is None and config.weights is None:
         answers = quick_out_of_fold(dataset, folds=folds, seed=config.seed)
         how = f"{WORDS}, {folds} folds {REPEATS} times"
-        return _finish(dataset, config.data, answers, how, folder, how_many)
+        return _finish(dataset, config, answers, how, folder, how_many)
     from scanwise.studies.compare import Asked
     from scanwise.studies.cross_validation import cross_validate
 
@@ -185,7 +188,7 @@ def suggest(
     cross_validate(
         config.model_copy(update={"output": study}), Asked((config.data,), cv=folds), tell=tell
     )
-    return _finish(dataset, config.data, *_of_study(Path(study)), folder, how_many)
+    return _finish(dataset, config, *_of_study(Path(study)), folder, how_many)
 
 
 def _free(folder: Path, force: bool) -> Path:
@@ -223,13 +226,14 @@ def _of_study(folder: Path) -> tuple[Predictions, str]:
 
 def _finish(
     dataset: Dataset,
-    source: str,
+    settings: TrainConfig,
     answers: Predictions,
     how: str,
     folder: Path,
     how_many: int,
 ) -> Found:
     """Judge the labels as they are in the data, and write the files."""
+    source = settings.data
     place = {name: row for row, name in enumerate(dataset.sample_ids)}
     if lost := [name for name in answers.sample if name not in place]:
         raise DataError(f"{source} has no image '{lost[0]}' any more; train the study again.")
@@ -247,7 +251,10 @@ def _finish(
     doubtful = errors.ranking[changed.reshape(len(changed), -1).any(axis=1)[errors.ranking]]
     done = {row for row in doubtful.tolist() if _path(dataset, int(rows[row]), folder) in known}
     listed = np.array([row for row in doubtful if row not in done][:how_many], np.int64)
-    found = Found(dataset, source, rows, answers, errors, how, folder, len(done), listed)
+    said = said_settings(settings.model_dump())
+    reading = {name: value for name, value in said.items() if name in CHECK_SETTINGS}
+    flags = shlex.split(command_line("relabel", source, reading))[3:]
+    found = Found(dataset, source, rows, answers, errors, how, folder, len(done), listed, flags)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "suspects.json", found.to_json())
     write_suspects_page(folder / "suspects.html", found.facts() + found.too_few(), _tiles(found),
