@@ -125,3 +125,13 @@ def test_loading_changes_no_global_random_state(here: Path) -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[union-attr]  # noqa: NPY002
     load("cells")
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_a_run_is_no_data_set(tmp_path: Path) -> None:
+    """Its folders look like classes without images, and nobody should remove them."""
+    for name in ("bundle", "plots"):
+        (tmp_path / name).mkdir()
+    for name in ("config.yaml", "plan.yaml"):
+        (tmp_path / name).write_text("a: 1\n")
+    with pytest.raises(DataError, match="is a run of scanwise, not a data set"):
+        load(tmp_path)

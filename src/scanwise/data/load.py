@@ -91,6 +91,11 @@ def _from_path(
     path: Path, options: ReadOptions, group: str | None, group_regex: str | None
 ) -> Dataset:
     suffix = path.suffix.lower()
+    if (path / "config.yaml").is_file() and (path / "plan.yaml").is_file():
+        raise DataError(
+            f"{path} is a run of scanwise, not a data set; name the data it was trained on, or use "
+            "a command for runs (`scanwise runs compare`, `evaluate`, `report`, …)."
+        )
     if path.is_dir():
         if group:
             raise ConfigError(
