@@ -247,15 +247,10 @@ def main() -> int:
     print("\n".join(lines))
     print(f"{'FAILED' if failed else 'passed'}; {time.process_time() - started:.0f} s of CPU.")
     if options.write:
-        write_between(options.write, lines)
+        from pages import write_between
+
+        write_between(options.write, START, END, "\n".join(lines))
     return int(failed)
-
-
-def write_between(page: Path, lines: list[str]) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(START, 1)
-    _, after = rest.split(END, 1)
-    page.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pages import write_between
 from scanwise.metrics.intervals import wilson_interval
 from scanwise.metrics.prevalence import corrected_counts
 
@@ -124,15 +125,8 @@ def main() -> int:
     print("\n".join(lines))
     print(f"{'FAILED' if failed else 'passed'}; {time.process_time() - started:.0f} s of CPU.")
     if options.write:
-        write_between(options.write, lines)
+        write_between(options.write, START, END, "\n".join(lines))
     return int(failed)
-
-
-def write_between(page: Path, lines: list[str]) -> None:
-    before, rest = page.read_text(encoding="utf-8").split(START, 1)
-    _, after = rest.split(END, 1)
-    text = f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}"
-    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from scanwise.core.files import write_text
+from pages import write_between
 from scanwise.core.types import Interval
 from scanwise.metrics.evaluate import evaluate_split
 from scanwise.metrics.intervals import wilson_interval
@@ -169,11 +169,7 @@ def main() -> int:
         lines.append(f"| {scenario.words} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     if given.write:
-        text = given.write.read_text(encoding="utf-8")
-        before, rest = text.split(MARKS[0])
-        _, after = rest.split(MARKS[1])
-        table = "\n".join(lines)
-        write_text(given.write, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+        write_between(given.write, *MARKS, "\n".join(lines))
     return 0 if kept else 1
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 import scanwise as sw
+from pages import write_between
 from scanwise.core.types import Interval
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.unknown import fit_gaussians, fit_knn, separation
@@ -67,9 +68,7 @@ def main() -> None:
         ]
     )
     print(text)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    write_between(PAGE, START, END, text)
 
 
 def montage(folder: Path, name: str) -> NDArray[np.uint8]:

@@ -476,9 +476,9 @@ def main() -> None:
         text = table([int(word) for word in given.seeds.split(",")])
         print(text)
         if given.write:
-            before, _, rest = DOCS.read_text(encoding="utf-8").partition(START)
-            after = rest.partition(END)[2]
-            DOCS.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+            from pages import write_between
+
+            write_between(DOCS, START, END, text)
 
 
 if __name__ == "__main__":

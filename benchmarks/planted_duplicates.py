@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit_dermamnist import COPIERS, Copier, brighter, jpeg, share
-from scanwise.core.files import write_text
+from pages import write_between
 from scanwise.data.duplicates import find_duplicates
 from scanwise.data.load import load
 from scanwise.data.views import Bytes
@@ -139,14 +139,6 @@ def marked(hits: int, n: int) -> str:
     return share(hits, n) + ("" if hits >= WANTED * n else " (below 0.99)")
 
 
-def write_between(text: str) -> None:
-    """Replace what stands between the markers of docs/audit.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    write_text(PAGE, f"{head}{BEGIN}\n{text}\n{END}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -161,7 +153,7 @@ def main() -> None:
     print(text)
     print("\nCPU: " + ", ".join(f"{each.name} {each.seconds:.0f} s" for each in results))
     if not (options.no_write or options.only):
-        write_between(text)
+        write_between(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

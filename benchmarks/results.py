@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pages import write_between
+
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "results"
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -94,10 +96,7 @@ def train(job: Job, seed: int, shared: Path) -> None:
 def write_tables() -> None:
     """Put the tables between the markers of docs/results.md."""
     page = ROOT / "docs" / "results.md"
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n{tables()}{END}{after}", encoding="utf-8")
+    write_between(page, START, END, tables().rstrip("\n"))
     print(f"wrote {page}")
 
 

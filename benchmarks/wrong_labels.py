@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
-from scanwise.core.files import write_text
+from pages import write_between
 from scanwise.core.types import Dataset
 from scanwise.data.load import load
 from scanwise.metrics.label_errors import (
@@ -158,9 +158,7 @@ def main() -> int:
     text = table(results, given.seeds)
     print(text)
     if given.write is not None:
-        before, _, rest = given.write.read_text(encoding="utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write_text(given.write, f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+        write_between(given.write, *MARKS, text)
     return 1 if low else 0
 
 

@@ -33,7 +33,7 @@ def _no_pictures():
     """Figures take most of a tiny run's time, and no test here looks at one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scanwise.report.build.draw_figures", lambda run, diagnoses: {})
-        patch.setattr("scanwise.pipeline.evaluate._write_gallery", lambda *given: None)
+        patch.setattr("scanwise.pipeline.evaluate.write_errors", lambda *given: None)
         yield
 
 

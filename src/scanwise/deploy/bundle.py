@@ -6,7 +6,8 @@ bundle/
   preprocess.json     the fitted preprocessing
   metrics.json        what was measured
   MODEL_CARD.md       what it is for, and what it is not
-  reference.safetensors  features of training images, for the unknown-input score; optional
+  reference.safetensors  where training features lie (means, spread), for the unknown-input score;
+                         optional
   SHA256SUMS          hashes of the files above; checked at loading
 
 An ensemble's bundle holds ordinary bundles in members/ instead of weights of its own

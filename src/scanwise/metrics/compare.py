@@ -23,8 +23,8 @@ from scanwise.metrics.differences import (
     ALPHA,
     Evidence,
     Tested,
+    freedom_of_classes,
     percentile_test,
-    satterthwaite,
     seeds_test,
 )
 from scanwise.metrics.inputs import Floats, one_hot, predict_classes
@@ -313,13 +313,11 @@ def _delong(paired: Paired) -> Tested:
 def _freedom(paired: Paired, metric: str) -> float:
     """Degrees of freedom of the variance over images.
 
-    A mean over classes hangs on the rare ones: its variance is a sum over classes, about 1 / units
-    each, put together after Satterthwaite.
+    A mean over classes hangs on the rare ones.
     """
     if metric in _MEANS_OF_IMAGES:
         return max(1.0, paired.units - 1.0)
-    units = _units_by_class(paired)
-    return satterthwaite([1 / m for m in units], [max(1, m - 1) for m in units])
+    return freedom_of_classes(_units_by_class(paired))
 
 
 def _units_by_class(paired: Paired) -> list[int]:

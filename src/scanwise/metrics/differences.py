@@ -130,6 +130,15 @@ def satterthwaite(variances: Sequence[float], freedoms: Sequence[float]) -> floa
     return float(sum(variances) ** 2 / doubt)
 
 
+def freedom_of_classes(units: Sequence[int]) -> float:
+    """Degrees of freedom of a mean over classes of so many units, whose variances are about 1 / m.
+
+    >>> freedom_of_classes([11, 11])
+    20.0
+    """
+    return satterthwaite([1 / m for m in units], [max(1, m - 1) for m in units])
+
+
 def opened_interval(value: float, units: int, reach: float, note: str | None) -> Interval:
     """A difference that nothing moves, opened by what not one case in `units` leaves possible."""
     if math.isinf(reach):

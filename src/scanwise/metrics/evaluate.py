@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scanwise.core.errors import DataError
 from scanwise.core.types import Interval, Task, finite_or_none
 from scanwise.metrics.calibration import NUM_BINS, Calibration, describe_temperature
-from scanwise.metrics.differences import satterthwaite
+from scanwise.metrics.differences import freedom_of_classes
 from scanwise.metrics.inputs import Floats, Ints, check_inputs
 from scanwise.metrics.intervals import (
     MIN_UNITS,
@@ -182,18 +182,21 @@ def evaluate_predictions(
     if excluded:
         left_out = set(excluded)
         chosen = chosen.rows(np.array([sample not in left_out for sample in chosen.sample]))
-    found = evaluate_split(
-        chosen.probabilities,
-        chosen.targets,
-        chosen.class_names,
-        chosen.task,
-        groups=chosen.groups,
+    found = evaluate_rows(
+        chosen,
         train_counts=train_counts,
         train_images=train_images,
         seed=seed,
         num_resamples=num_resamples,
     )
     return {**found, "excluded": sorted(excluded)} if excluded else found
+
+
+def evaluate_rows(rows: Predictions, **how: Any) -> dict[str, Any]:
+    """`evaluate_split` of all rows at hand, whatever their split; `how` are its keywords."""
+    return evaluate_split(
+        rows.probabilities, rows.targets, rows.class_names, rows.task, groups=rows.groups, **how
+    )
 
 
 def metrics_document(
@@ -268,8 +271,7 @@ class _Judged:
 
     def freedom(self) -> float:
         """Degrees of freedom of an average over classes, whose variances are about 1 / units."""
-        units = self.class_units()
-        return satterthwaite([1 / m for m in units], [max(1, m - 1) for m in units])
+        return freedom_of_classes(self.class_units())
 
     def class_units(self) -> list[int]:
         """Independent units of each class that there is."""

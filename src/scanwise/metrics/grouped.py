@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scanwise.core.errors import DataError
-from scanwise.metrics.evaluate import evaluate_split
+from scanwise.metrics.evaluate import evaluate_rows
 from scanwise.metrics.inputs import Floats
 from scanwise.metrics.intervals import NUM_RESAMPLES
 from scanwise.metrics.predictions import Predictions, make_predictions
@@ -100,15 +100,7 @@ def grouped_scores(
 
 
 def _scores(part: Predictions, num_resamples: int, seed: int) -> dict[str, Any]:
-    judged = evaluate_split(
-        part.probabilities,
-        part.targets,
-        part.class_names,
-        part.task,
-        groups=part.groups,
-        num_resamples=num_resamples,
-        seed=seed,
-    )
+    judged = evaluate_rows(part, num_resamples=num_resamples, seed=seed)
     return {
         "n": len(part),
         **{name: judged[name] for name in headline_names(part.task)},

@@ -9,15 +9,15 @@ Cells are quoted where a name holds a comma, a quote or a line break.
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scanwise.core.errors import DataError
-from scanwise.core.files import write_text
+from scanwise.core.files import csv_text, write_text
 from scanwise.core.types import SPLIT_NAMES, Task
 from scanwise.metrics.inputs import Floats, Ints, check_inputs, predict_classes
 
@@ -111,15 +111,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     names = predictions.class_names
     many = predictions.task == "multilabel"
     truth = [f"{_TARGET}{name}" for name in names] if many else ["target"]
-    text = io.StringIO()
-    # The csv module does not see that a bare \r needs quotes.
-    odd = any("\r" in name for name in (*names, *predictions.sample))
-    writer = csv.writer(
-        text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
-    )
-    writer.writerow(
-        ["sample", "split", *truth, "predicted", *(f"{_PROBABILITY}{name}" for name in names)]
-    )
+    rows: list[list[Any]] = []
     for sample, split, target, predicted, row in zip(
         predictions.sample,
         predictions.split,
@@ -130,10 +122,11 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     ):
         if many:
             said = _SEPARATOR.join(name for name, yes in zip(names, predicted, strict=True) if yes)
-            writer.writerow([sample, split, *target, said, *row])
+            rows.append([sample, split, *target, said, *row])
         else:
-            writer.writerow([sample, split, names[target], names[predicted], *row])
-    write_text(path, text.getvalue())
+            rows.append([sample, split, names[target], names[predicted], *row])
+    header = ["sample", "split", *truth, "predicted", *(f"{_PROBABILITY}{name}" for name in names)]
+    write_text(path, csv_text(header, rows))
 
 
 def read_predictions(

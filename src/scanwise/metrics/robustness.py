@@ -13,7 +13,7 @@ from scanwise.core.errors import DataError
 from scanwise.core.types import Interval, Task
 from scanwise.metrics.baselines import strata_of
 from scanwise.metrics.counts import ratio
-from scanwise.metrics.differences import Evidence, percentile_test, satterthwaite
+from scanwise.metrics.differences import Evidence, freedom_of_classes, percentile_test
 from scanwise.metrics.inputs import Floats, Ints, one_hot
 from scanwise.metrics.intervals import (
     NUM_RESAMPLES,
@@ -139,8 +139,7 @@ class _Bench:
         """Degrees of freedom of a metric's variance; a mean over classes hangs on the rare ones."""
         if name in _MEANS_OF_IMAGES:
             return max(1.0, self.units - 1.0)
-        sizes = self.by_class
-        return satterthwaite([1 / m for m in sizes], [max(1, m - 1) for m in sizes])
+        return freedom_of_classes(self.by_class)
 
     def values(self, part: Predictions, names: Sequence[str]) -> dict[str, Floats]:
         scored = prepare(part.probabilities, part.targets, part.task)

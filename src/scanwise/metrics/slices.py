@@ -21,7 +21,7 @@ from scanwise.core.types import Interval, Task
 from scanwise.metrics.baselines import right_by_image, strata_of
 from scanwise.metrics.counts import ratio
 from scanwise.metrics.differences import ALPHA, Evidence, Tested, percentile_test
-from scanwise.metrics.evaluate import evaluate_split
+from scanwise.metrics.evaluate import evaluate_rows
 from scanwise.metrics.inputs import Floats, Ints
 from scanwise.metrics.intervals import NUM_RESAMPLES, group_numbers, resample_weights
 from scanwise.metrics.multiplicity import holm
@@ -259,15 +259,7 @@ def _slice(
     seed: int,
 ) -> Slice:
     part = predictions.rows(cut.member == index)
-    judged = evaluate_split(
-        part.probabilities,
-        part.targets,
-        part.class_names,
-        part.task,
-        groups=part.groups,
-        num_resamples=num_resamples,
-        seed=seed,
-    )
+    judged = evaluate_rows(part, num_resamples=num_resamples, seed=seed)
     return Slice(
         column=cut.column,
         value=cut.values[index],

@@ -81,7 +81,7 @@ def evaluate_run(
     write_metadata(run, dataset, split)
     if config.report:
         measure_parts(run)
-        _write_gallery(run, dataset, split, predictions, names)
+        write_errors(run, dataset, split, predictions, "test" if "test" in names else "val")
 
 
 def _save(run: Run, dataset: Dataset, bundle: Bundle, metrics: dict[str, Any]) -> None:
@@ -105,17 +105,13 @@ def _unmeasured(run: Run, dataset: Dataset, split: Split, report: CheckReport) -
     return document | members_document(run, None)
 
 
-def predict_splits(
-    bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
-) -> Predictions:
-    """Probabilities of the named splits, by the bundle itself; rows in input order."""
-    return predict_with_features(bundle, dataset, split, names, device)[0]
-
-
 def predict_with_features(
     bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
 ) -> tuple[Predictions, NDArray[np.float32] | None]:
-    """As `predict_splits`, and the features (n, d) of the same pass; None where there are none."""
+    """Answers of the bundle itself for the named splits, rows in input order.
+
+    And the features (n, d) of the same pass; None where there are none.
+    """
     rows = np.sort(np.concatenate([split.rows(name) for name in names]))
     of_row = {int(row): name for name in names for row in split.rows(name)}
     probabilities, features = bundle.answers_of_rows(dataset, rows, device=device)
@@ -225,12 +221,6 @@ def _write_medmnist_files(
             part.task,
             run.path.name,
         )
-
-
-def _write_gallery(
-    run: Run, dataset: Dataset, split: Split, predictions: Predictions, names: list[SplitName]
-) -> None:
-    write_errors(run, dataset, split, predictions, "test" if "test" in names else "val")
 
 
 def model_card(bundle: Bundle, metrics: dict[str, Any], dataset: Dataset) -> str:

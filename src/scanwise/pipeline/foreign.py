@@ -18,7 +18,7 @@ from scanwise.data.folders import is_junk
 from scanwise.data.images import is_image_name, read_image
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.inputs import Floats
-from scanwise.metrics.intervals import MIN_UNITS, group_numbers
+from scanwise.metrics.intervals import group_numbers
 from scanwise.metrics.predictions import read_predictions
 from scanwise.metrics.shares import share_interval
 from scanwise.metrics.unknown import separation
@@ -27,6 +27,7 @@ from scanwise.pipeline.surroundings import read_scores
 from scanwise.pipeline.tables import aligned
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.report.build import build_report
+from scanwise.report.unknown_blocks import few_mark
 
 DOCUMENT = "ood.json"
 NUM_MADE = 200  # noise and blank images
@@ -216,11 +217,6 @@ def _prepared(
     if refused:
         notes.append(f"{len(refused):,} left out ({refused[0]})")
     return ForeignSet(name, np.stack(rows), "; ".join(notes))
-
-
-def few_mark(each: dict[str, Any]) -> str:
-    """'*' for a set of too few images to conclude from."""
-    return "*" if each["n"] < MIN_UNITS else ""
 
 
 def foreign_summary(found: dict[str, Any]) -> str:

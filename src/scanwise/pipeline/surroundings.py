@@ -8,8 +8,6 @@ its reference here.
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError, RunError
-from scanwise.core.files import write_text
+from scanwise.core.files import csv_text, write_text
 from scanwise.core.types import SPLIT_NAMES, Dataset, Split
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.reference import MAX_ROWS, fit_reference
@@ -137,7 +135,7 @@ def _scores_csv(predictions: Predictions, scores: Floats, threshold: float) -> s
             predictions.sample, predictions.split, scores.tolist(), strict=True
         )
     ]
-    return _table(["sample", "split", "score", "in_distribution"], rows)
+    return csv_text(["sample", "split", "score", "in_distribution"], rows)
 
 
 def _nearest_csv(
@@ -153,18 +151,7 @@ def _nearest_csv(
             name = dataset.sample_ids[row]
             rows.append([sample, predictions.split[i], rank, name, label, f"{distance:.8f}"])
     columns = ["sample", "split", "rank", "train_sample", "train_label", "distance"]
-    return _table(columns, rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    stream = io.StringIO()
-    odd = any("\r" in str(cell) for row in rows for cell in row)
-    writer = csv.writer(
-        stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
-    )
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text(columns, rows)
 
 
 def read_scores(run: Run, predictions: Predictions) -> Floats | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from scanwise.core.types import Interval
@@ -24,6 +25,11 @@ def unknown_blocks(run: RunFiles) -> tuple[Any, ...]:
         blocks.append(Paragraph("How well foreign images are recognised: not measured. Do so with"))
         blocks.append(Command(f"scanwise ood {run.argument} --against FOLDER-OR-NPZ"))
     return tuple(blocks)
+
+
+def few_mark(each: Mapping[str, Any]) -> str:
+    """'*' for a set of too few images to conclude from."""
+    return "*" if each["n"] < MIN_UNITS else ""
 
 
 def flagged_sentence(run: RunFiles) -> str:
@@ -49,7 +55,7 @@ def _foreign_table(run: RunFiles) -> Table:
             each["name"],
             f"{each['n']:,}",
             str(Interval.from_json(each["auroc"])),
-            str(Interval.from_json(each["share_flagged"])) + ("*" if each["n"] < MIN_UNITS else ""),
+            str(Interval.from_json(each["share_flagged"])) + few_mark(each),
             each["note"] or "–",
         )
         for each in found["sets"]
