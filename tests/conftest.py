@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,27 @@ def shared() -> Path:
     if os.environ.get("SCANWISE_REQUIRE_SHARED") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, driven by Playwright; skips where there is none.
+
+    With SCANWISE_REQUIRE_BROWSER=1 (set where it must be there) its absence is a failure.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("SCANWISE_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        reason = "no Chromium found (install Debian's chromium, or set SCANWISE_CHROMIUM)"
+        if os.environ.get("SCANWISE_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        # No sandbox: as root, in a container, Chromium has none to offer.
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,8 +113,6 @@ def disc_run(discs: Path, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def copied_run(disc_run, tmp_path: Path):
     """A copy of the finished run that a test may change."""
-    import shutil
-
     from scanwise import Run
 
     target = tmp_path / "run"

@@ -34,6 +34,7 @@ from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.core.files import sha256_file
 from scanwise.core.types import Dataset, Task
 from scanwise.data.images import read_image
+from scanwise.deploy.answers import BundlePredictions
 from scanwise.deploy.outputs import Outputs, head_outputs, network_outputs
 from scanwise.deploy.reference import REFERENCE, Reference
 from scanwise.metrics.calibration import apply_temperature
@@ -47,6 +48,8 @@ from scanwise.prepare.rows import PixelRows, Pixels
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", "MODEL_CARD.md")
 MEMBERS = "members"  # folder of an ensemble's bundles
+# Pixels uint8 (h, w, c) of one image as the network takes them; of an ensemble one for each member.
+Prepared = tuple[NDArray[np.uint8], ...]
 
 
 @dataclass(frozen=True)
@@ -127,34 +130,6 @@ class BundleConfig:
             backbone=value.get("backbone"),
             conformal=value.get("conformal"),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class BundlePredictions:
-    """Answers for n images, in input order.
-
-    `probabilities` is float64 (n, k); rows of images that could not be read are NaN, their
-    `predicted` is "" and `reasons` says why. `predicted` is the most probable class (of several
-    labels those above 0.5, joined by "|"), whatever thresholds and sets there are: it is what
-    predictions.csv and metrics.json judge. `unknown_scores` float64 (n,) are higher the less an
-    image resembles the training images; `in_distribution` says whether they stay below the bundle's
-    threshold (which 95 % of validation images do), None where that is not known.
-    """
-
-    samples: tuple[str, ...]
-    probabilities: NDArray[np.float64]
-    predicted: tuple[str, ...]
-    class_names: tuple[str, ...]
-    reasons: tuple[str, ...]
-    unknown_scores: NDArray[np.float64]
-    in_distribution: tuple[bool | None, ...]
-    # Classes with a stored threshold whose probability reaches it, of each image; none may.
-    # None where no threshold is stored (`scanwise thresholds` stores one).
-    above_threshold: tuple[tuple[str, ...], ...] | None = None
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # that were applied
-    # Prediction set of each image; an empty one means that no class is likely enough.
-    # None where no sets were calibrated.
-    sets: tuple[tuple[str, ...], ...] | None = None
 
 
 class Bundle:
@@ -274,39 +249,92 @@ class Bundle:
         """
         if isinstance(inputs, str | Path):
             inputs = [inputs]
-        if isinstance(inputs, np.ndarray):
-            rows = np.arange(len(inputs))
-            samples = tuple(f"array#{row}" for row in rows)
-            reasons = [""] * len(samples)
-            pixels: Pixels = PixelRows(self.preprocessing, _as_images(inputs, self.config), rows)
-        else:
-            samples = tuple(str(path) for path in inputs)
-            pixels, rows, reasons = self._read_files(inputs)
+        if not isinstance(inputs, np.ndarray):
+            samples = [str(path) for path in inputs]
+            prepared = [self.try_prepare(Path(path)) for path in inputs]
+            return self.predict_prepared(samples, prepared, device=device)
+        rows = np.arange(len(inputs))
+        samples = [f"array#{row}" for row in rows]
+        pixels = PixelRows(self.preprocessing, _as_images(inputs, self.config), rows)
+        if not len(rows):
+            return self.predict_prepared([], [], device=device)
+        return self._answers(samples, *self._judge(pixels, device), [""] * len(samples))
+
+    def try_prepare(self, source: Path | bytes) -> Prepared | str:
+        """What the network will see of an image file or its bytes, or the reason why not."""
+        try:
+            return self.prepare(source)
+        except DataError as error:
+            return str(error)
+
+    def prepare(self, source: Path | bytes) -> Prepared:
+        """Decode an image file, or its bytes, and prepare it as in training.
+
+        Safe to call from several threads.
+
+        Returns:
+            uint8 (h, w, c), in a tuple; an ensemble has one for each of its members.
+
+        Raises:
+            DataError: The reason why it can't be used, without its name (the caller knows it).
+        """
+        image = read_image(source, page=self.config.page, project=self.config.project)
+        return (self.preprocessing.from_image(image.pixels),)
+
+    def predict_prepared(
+        self, samples: Sequence[str], prepared: Sequence[Prepared | str], *, device: str = "cpu"
+    ) -> BundlePredictions:
+        """Answers to images that `prepare` made ready; every `predict` of files ends here.
+
+        Args:
+            samples: A name for each input.
+            prepared: What `prepare` returned or, for an input that can't be read, the reason.
+            device: Where to compute.
+
+        Returns:
+            One row an input, in input order.
+        """
+        reasons = [one if isinstance(one, str) else "" for one in prepared]
+        readable = [one for one in prepared if not isinstance(one, str)]
         probabilities = np.full((len(samples), len(self.class_names)), np.nan)
         scores = np.full(len(samples), np.nan)
-        if len(rows):
-            outputs = self.outputs_of(pixels, device=device)
-            probabilities[rows] = calibrated_probabilities(outputs.logits, self.config)
-            scores[rows] = self.unknown_scores(outputs.features, len(rows))
-        return self._answers(samples, probabilities, tuple(reasons), scores)
+        if readable:
+            rows = [not reason for reason in reasons]
+            probabilities[rows], scores[rows] = self._judge_prepared(readable, device)
+        return self._answers(samples, probabilities, scores, reasons)
+
+    def _judge_prepared(
+        self, prepared: Sequence[Prepared], device: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self._judge(np.stack([pixels for (pixels,) in prepared]), device)
+
+    def _judge(
+        self, pixels: Pixels, device: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated probabilities (n, k) and unknown-input scores (n,), n > 0."""
+        outputs = self.outputs_of(pixels, device=device)
+        return (
+            calibrated_probabilities(outputs.logits, self.config),
+            self.unknown_scores(outputs.features, len(pixels)),
+        )
 
     def _answers(
         self,
-        samples: tuple[str, ...],
+        samples: Sequence[str],
         probabilities: NDArray[np.float64],
-        reasons: tuple[str, ...],
         unknown_scores: NDArray[np.float64],
+        reasons: Sequence[str],
     ) -> BundlePredictions:
         """All that follows from probabilities (n, k); rows of NaN get empty answers."""
         thresholds, conformal = self.config.thresholds, self.config.conformal
         # NaN reaches no bar, and 2 is reached by no probability.
         bars = [thresholds.get(name, 2.0) for name in self.class_names]
         return BundlePredictions(
-            samples,
+            tuple(samples),
             probabilities,
             tuple(self.label(row) for row in probabilities),
             self.class_names,
-            reasons,
+            tuple(reasons),
             unknown_scores,
             self.in_distribution(unknown_scores),
             above_threshold=self._names(probabilities >= bars) if thresholds else None,
@@ -389,21 +417,6 @@ class Bundle:
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
-
-    def _read_files(
-        self, paths: Sequence[str | Path]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
-        read, rows, reasons = [], [], []
-        for row, path in enumerate(paths):
-            try:
-                image = read_image(Path(path), page=self.config.page, project=self.config.project)
-                read.append(self.preprocessing.from_image(image.pixels))
-                rows.append(row)
-                reasons.append("")
-            except DataError as error:
-                reasons.append(str(error))
-        pixels = np.stack(read) if read else np.empty((0, *self.config.size_px, 1), np.uint8)
-        return pixels, np.array(rows, np.int64), reasons
 
     def label(self, probabilities: NDArray[np.float64]) -> str:
         """The answer to one image, (k,): its class, or 'a|b' of several labels; '' if NaN."""

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from scanwise import __version__
 from scanwise.core.errors import DataError, IntegrityError, ModelError
 from scanwise.core.types import Dataset
+from scanwise.data.images import read_image
+from scanwise.deploy.answers import BundlePredictions
 from scanwise.deploy.bundle import (
     MEMBERS,
     Bundle,
     BundleConfig,
-    BundlePredictions,
+    Prepared,
     write_bundle_json,
 )
 from scanwise.deploy.outputs import Outputs
@@ -128,12 +130,35 @@ class EnsembleBundle(Bundle):
 
         Whether an image is unknown is what the first member says.
         """
-        answers = [each.bundle.predict(inputs, device=device) for each in self.members]
-        probabilities = self._mean([answer.probabilities for answer in answers])
-        told = zip(*(answer.reasons for answer in answers), strict=True)
-        reasons = tuple(next(filter(None, each), "") for each in told)
-        known = answers[0].unknown_scores
-        return self._answers(answers[0].samples, probabilities, reasons, known)
+        if not isinstance(inputs, np.ndarray):
+            return super().predict(inputs, device=device)
+        answers = [each.predict(inputs, device=device) for each in self._bundles()]
+        return self._answers(
+            answers[0].samples,
+            self._mean([answer.probabilities for answer in answers]),
+            answers[0].unknown_scores,
+            answers[0].reasons,
+        )
+
+    def prepare(self, source: Path | bytes) -> Prepared:
+        """As `Bundle.prepare`; a file is decoded once for members that read it the same way."""
+        decoded: dict[tuple[int | None, str | None], NDArray[Any]] = {}
+        made = []
+        for each in self._bundles():
+            way = each.config.page, each.config.project
+            if way not in decoded:
+                decoded[way] = read_image(source, page=way[0], project=way[1]).pixels
+            made.append(each.preprocessing.from_image(decoded[way]))
+        return tuple(made)
+
+    def _judge_prepared(
+        self, prepared: Sequence[Prepared], device: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        judged = [
+            each._judge_prepared([(one[member],) for one in prepared], device)
+            for member, each in enumerate(self._bundles())
+        ]
+        return self._mean([one[0] for one in judged]), judged[0][1]
 
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Not of an ensemble: the mean of probabilities has no logits.
