@@ -31,13 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 AIMS = {"views 1": (12, 40), "views 4": (6, 15)}
 
 
-def write_pictures(folder: Path) -> None:
+def write_pictures(folder: Path, counts: dict[str, int] = COUNTS) -> None:
     """Blurred blobs on noise, so that JPEG decoding costs what it costs on photographs."""
     import cv2
     import numpy as np
 
     rng = np.random.default_rng(0)
-    for number, (name, count) in enumerate(COUNTS.items()):
+    for number, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
             small = rng.integers(40, 216, (30, 40, 3), dtype=np.uint8)

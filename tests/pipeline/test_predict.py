@@ -399,6 +399,7 @@ def test_unknown_images_and_missed_thresholds_are_for_review(tmp_path: Path) -> 
         (plain, Said(False, "is empty", "", (), "", ""), ()),
         (high, Said(True, "", "b/c", sure, "b/c", "yes"), ("b/c",)),
         (high, Said(True, "", "b/c", sure, "", "yes"), (REVIEW,)),
+        (high, Said(True, "", "blast, cell", (0.98, 0.01, 0.01), "", "yes"), ("blast, cell",)),
         (many, Said(True, "", "b/c", sure, "", "yes"), ("b/c",)),
         (many, Said(True, "", "", (0.01,) * 3, "", "yes"), ("_none",)),
         (many, Said(True, "", "b/c", (0.3, 0.98, 0.1), "", "yes"), (REVIEW,)),

@@ -67,6 +67,7 @@ def choose_engine(
     sample = sample[:SAMPLE]
     if num_images < FEW or not sample:
         return Choice("torch", "few images")
+    _timed(bundle, sample[:2])  # the first pass is slow
     slow_s, on_torch = _timed(bundle, sample)
     if slow_s / len(sample) * num_images < WORTH_S:
         return Choice("torch", f"under {WORTH_S:.0f} s of work: a faster engine does not pay")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,16 +89,22 @@ class PartialTable:
         if not self.done:  # nothing that is worth going on with
             self.part.unlink(missing_ok=True)
             self.state.unlink(missing_ok=True)
+        elif self.part.exists():
+            sys.stderr.write(f"{self.done:,} rows are kept in {self.part}; --resume goes on.\n")
 
     def _append(self, text: str, rows: int) -> None:
+        assert self.way is not None
         data = text.encode()
-        with self.part.open("ab") as stream:
-            stream.write(data)
+        state = {"schema": 1, **asdict(self._origin), **asdict(self.way)}
+        state |= {"rows": self.done + rows, "bytes": self._bytes + len(data)}
+        try:
+            with self.part.open("ab") as stream:
+                stream.write(data)
+            write_json(self.state, state)
+        except OSError as error:
+            raise RunError(f"can't write {self.part}: {error.strerror or error}.") from error
         self._bytes += len(data)
         self.done += rows
-        assert self.way is not None
-        state = {"schema": 1, **asdict(self._origin), **asdict(self.way)}
-        write_json(self.state, state | {"rows": self.done, "bytes": self._bytes})
 
     def _check_free(self, resume: bool, force: bool) -> None:
         if self.output.is_dir():

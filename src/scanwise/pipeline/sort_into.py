@@ -125,21 +125,24 @@ def destinations(
 ) -> tuple[tuple[str, ...], str]:  # fmt: skip
     """The classes that a file is put under, or _review, or none, and why.
 
-    By stored thresholds where there are such, else by the most probable class.
+    A class with a stored threshold must reach it; of the others the most probable one is taken.
     """
     if not row.ok:
         return (), row.reason
     if row.in_dist == YES[False]:
         return (REVIEW,), "unlike the training images"
     task: Task = bundle.config.task
-    decided = row.above_threshold if bundle.config.thresholds else row.predicted
+    thresholds = bundle.config.thresholds
+    decided = row.above_threshold or ("" if row.predicted in thresholds else row.predicted)
+    if task == "multilabel" and thresholds:
+        decided = row.above_threshold
     chosen = tuple(decided.split(LABELS)) if decided else ()
     if task == "multilabel":
         sure = min(max(value, 1 - value) for value in row.probabilities)
         chosen = chosen or (NONE,)
     else:
         if not chosen:
-            return (REVIEW,), "no class reaches its threshold"
+            return (REVIEW,), f"{row.predicted} does not reach its threshold"
         if len(chosen) > 1:
             return (REVIEW,), f"thresholds of {len(chosen)} classes are reached"
         sure = row.probabilities[bundle.class_names.index(chosen[0])]

@@ -188,7 +188,7 @@ def connect(address: str | None) -> Any:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ScanwiseError(
             f"the Ray cluster at {address or 'this machine'} can't be used: "
-            f"{str(error).splitlines()[0]}. Nothing was started; finished trainings are kept."
+            f"{str(error).splitlines()[0]}. Nothing was started; what is finished is kept."
         ) from error
     return ray
 
@@ -213,5 +213,5 @@ def _refuse_silent_host(address: str) -> None:
         raise ScanwiseError(
             f"no Ray cluster answers at {address}: {error.strerror or error}. Start one with "
             "`ray start --head`, mend the address, or leave --address out. Nothing was started; "
-            "finished trainings are kept."
+            "what is finished is kept."
         ) from error
