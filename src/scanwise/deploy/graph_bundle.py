@@ -140,7 +140,7 @@ class GraphBundle(Bundle):
     def _run(
         self, sources: Sequence[Pixels]
     ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-        """Probabilities (n, k) and features (n, d) of prepared pixels, n > 0, one for each input."""
+        """Probabilities (n, k) and features (n, d) of prepared pixels for each input, n > 0."""
         largest = max((each.preprocessing.size_px for each in self.inputs), key=lambda px: px[0])
         step = evaluation_batch(largest)
         probabilities, features = [], []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.ensemble import EnsembleBundle
+from scanwise.models.backbones import BackboneSpec, resize
 from scanwise.models.penultimate import watch_features
 from scanwise.prepare.preprocessing import Preprocessing
 
@@ -98,6 +99,9 @@ class ServingGraph(nn.Module):
 class _MemberGraph(nn.Module):
     """Normalisation, network, temperature and softmax or sigmoid of one bundle."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         config = bundle.config
@@ -107,12 +111,15 @@ class _MemberGraph(nn.Module):
         self.register_buffer("scale", torch.from_numpy(scale.copy()))
         self.register_buffer("shift", torch.from_numpy(shift.copy()))
         self.network = bundle.model
+        self.shrink = _shrink_for(bundle)
         self.many = config.task == "multilabel"
         self.sigmoids = not self.many and config.output_activation == "sigmoid"
         self.temperature = config.temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         planes = images.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        if self.shrink is not None:
+            planes = self.shrink(planes)
         with watch_features(self.network) as seen:
             logits = self.network(planes)
             vectors = seen()
@@ -121,6 +128,35 @@ class _MemberGraph(nn.Module):
         if self.temperature != 1.0:
             logits = logits / self.temperature
         return logits.sigmoid() if self.many else logits.softmax(dim=1), vectors
+
+
+class _Shrink(nn.Module):
+    """`models.backbones.resize` to a smaller size as two matrix products, one for each axis.
+
+    That resizing is linear and separable; antialiased it has no ONNX operator in torch's exporter.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, old_px: tuple[int, int], new_px: tuple[int, int]) -> None:
+        super().__init__()
+        for name, old, new in zip(("rows", "columns"), old_px, new_px, strict=True):
+            weights = resize(torch.eye(old).view(1, 1, old, old), (new, old))[0, 0]  # (new, old)
+            self.register_buffer(name, weights.contiguous())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.matmul(torch.matmul(self.rows, images), self.columns.T)
+
+
+def _shrink_for(bundle: Bundle) -> _Shrink | None:
+    """Where a pretrained network makes images smaller before it looks at them."""
+    spec = getattr(bundle.model, "spec", None)
+    old = bundle.preprocessing.size_px
+    if not isinstance(spec, BackboneSpec):
+        return None
+    shrinks = spec.input_px[0] < old[0] or spec.input_px[1] < old[1]
+    return _Shrink(old, spec.input_px) if shrinks else None
 
 
 def _log_sigmoid(logits: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +37,8 @@ def write_onnx(
         "output_names": list(output_names),
     }
     inputs = tuple(examples)
-    with warnings.catch_warnings():
+    # An exporter that fails prints its whole graph.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
