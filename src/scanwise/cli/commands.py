@@ -25,6 +25,7 @@ from scanwise.cli.ensemble import ensemble
 from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
+from scanwise.cli.export import export
 from scanwise.cli.launch import start_processes
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
@@ -280,7 +281,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts,
+    recommend, explain, robustness, ood, errors, counts, export,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)

@@ -46,9 +46,9 @@ class GraphInput:
         made = Preprocessing.from_json(value["preprocessing"])
         return cls(name, made, value["page"], value["project"])
 
-    def example(self) -> NDArray[np.uint8]:
-        """Two images of noise."""
-        shape = (2, *self.preprocessing.size_px, self.preprocessing.channels)
+    def example(self, n: int = 2) -> NDArray[np.uint8]:
+        """Images of noise."""
+        shape = (n, *self.preprocessing.size_px, self.preprocessing.channels)
         return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -63,7 +63,7 @@ class ServingGraph(nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         bundles, weights = members_of(bundle)
-        self.inputs, self._input_of = _inputs(bundles)
+        self.inputs, self.input_of = _inputs(bundles)
         self._weights = weights
         self.members = nn.ModuleList(_MemberGraph(each) for each in bundles)
         self._shows_features = False
@@ -79,8 +79,7 @@ class ServingGraph(nn.Module):
 
     def forward(self, *images: Tensor) -> Any:
         answers = [
-            member(images[which])
-            for member, which in zip(self.members, self._input_of, strict=True)
+            member(images[which]) for member, which in zip(self.members, self.input_of, strict=True)
         ]
         probabilities = answers[0][0]
         if len(answers) > 1:
@@ -91,7 +90,7 @@ class ServingGraph(nn.Module):
 
     @torch.inference_mode()
     def _has_features(self) -> bool:
-        first = self.examples()[self._input_of[0]]
+        first = self.examples()[self.input_of[0]]
         vectors = self.members[0](first)[1]
         return vectors is not None and len(vectors) == len(first)
 
