@@ -21,6 +21,7 @@ from scanwise.cli.compare import (
 )
 from scanwise.cli.conformal import conformal
 from scanwise.cli.counts import counts
+from scanwise.cli.doctor import doctor
 from scanwise.cli.ensemble import ensemble
 from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
@@ -281,7 +282,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts, export,
+    recommend, explain, robustness, ood, errors, counts, export, doctor,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)
