@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ def write_onnx(
         "output_names": list(output_names),
     }
     inputs = tuple(examples)
-    # An exporter that fails prints its whole graph.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -56,6 +54,18 @@ def write_onnx(
                 module, inputs, str(path), dynamo=True, external_data=False,
                 dynamic_shapes=({0: batch},) * len(inputs), **names,
             )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter that traces turns its log on by mistake and prints a graph that it can't do."""
+    module: Any = torch._C
+    log = getattr(module, "_jit_onnx_log", None)
+    module._jit_onnx_log = lambda *words: None
+    try:
+        yield
+    finally:
+        module._jit_onnx_log = log
 
 
 def open_session(model: bytes) -> Any:
