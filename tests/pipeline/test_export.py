@@ -121,6 +121,8 @@ def test_int8_is_judged_on_validation(
     assert int8["label_agreement"]["value"] > 0.9
     assert int8["max_probability_difference"] > 1e-4  # rounded indeed
     assert ("not faster here" in found.text()) == bool(int8["slower_here"])
+    lows = [one["difference"]["ci95"][0] for one in int8["differences"]]
+    assert int8["larger_drop_ruled_out"] == (min(lows) >= -0.2)
     rounded = open_model(found.folder / "model.int8.onnx")
     assert rounded.class_names == open_model(disc_run.path).class_names
 

@@ -366,6 +366,11 @@ def _int8_lines(int8: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {name} minus the bundle's on {one['split']}: {gap.signed()} (n = {one['n']:,})"
         )
+    if int8["status"] == "ok" and not int8["larger_drop_ruled_out"]:
+        lines.append(
+            f"  a loss of more than {int8['max_drop']:g} was not seen, and is not ruled out: the "
+            "intervals reach further"
+        )
     if int8["slower_here"]:
         where = " and ".join(batch.replace("_", " ") for batch in int8["slower_here"])
         lines.append(f"  int8 was not faster here at {where}: use the float file.")

@@ -50,6 +50,12 @@ class Rounded:
         ]
         return "; ".join(drops)
 
+    @property
+    def ruled_out(self) -> bool:
+        """Whether the intervals leave no room for a larger loss than was allowed."""
+        lows = [one.difference.low for one in self.comparisons]
+        return all(low is not None and -low <= self.max_drop for low in lows)
+
     def to_json(self) -> dict[str, Any]:
         data = self.path.read_bytes()
         return {
@@ -62,6 +68,7 @@ class Rounded:
             "calibration": {"split": "train", "n": self.num_calibration, "seed": self.seed},
             **self.parity.to_json(),
             "max_drop": self.max_drop,
+            "larger_drop_ruled_out": self.ruled_out,
             "differences": [one.to_json() for one in self.comparisons],
         }
 
