@@ -13,7 +13,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from scanwise.core.errors import IntegrityError, ModelError, RunError
+from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.deploy.bundle import Bundle, BundleConfig, random_network
 from scanwise.deploy.ensemble import EnsembleBundle, Member
 from scanwise.deploy.onnx_bundle import OnnxBundle
@@ -331,6 +331,17 @@ def onnx_model_without_metadata(data: bytes) -> bytes:
     model = onnx.load_from_string(data)
     del model.metadata_props[:]
     return model.SerializeToString()
+
+
+def test_arrays_are_taken_as_by_the_bundle(disc_run, discs: Path, tmp_path: Path) -> None:
+    opened = reopened(Bundle.from_pretrained(disc_run.path), tmp_path)
+    images = np.load(discs)["test_images"][:3]
+    (pixels,) = opened.prepare(images[1])
+    np.testing.assert_array_equal(pixels[..., 0], images[1])
+    assert len(opened.predict(images[:0])) == 0
+    for wrong in (np.zeros((2, 20, 20), np.uint8), np.zeros((16, 16), np.uint8), images / 255):
+        with pytest.raises(DataError, match=r"images (are|must)"):
+            opened.predict(wrong)
 
 
 def test_what_a_graph_can_not_do_is_said(members, disc_run, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_the_file_gives_the_numbers_of_predictions_csv(copied_run, discs: Path) 
     np.testing.assert_allclose(found.probabilities, stated.probabilities, rtol=0, atol=1e-5)
 
 
+def test_the_snippet_of_the_docs_runs(disc_run, tmp_path: Path, monkeypatch) -> None:
+    export_model(disc_run.path, output=tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
+    values: dict = {}
+    exec(page.split("```python\n")[1].split("```")[0], values)
+    black = np.zeros((1, 16, 16), np.uint8)
+    assert values["answer"] == open_model(disc_run.path).predict(black).predicted[0]
+
+
 def test_an_earlier_export_is_kept_unless_forced(copied_run, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     export_model(copied_run.path, output=folder)

@@ -255,7 +255,7 @@ class Bundle:
             return self.predict_prepared(samples, prepared, device=device)
         rows = np.arange(len(inputs))
         samples = [f"array#{row}" for row in rows]
-        pixels = PixelRows(self.preprocessing, as_images(inputs, self.config), rows)
+        pixels = PixelRows(self.preprocessing, _as_images(inputs, self.config), rows)
         if not len(rows):
             return self.predict_prepared([], [], device=device)
         return self._answers(samples, *self._judge(pixels, device), [""] * len(samples))
@@ -582,8 +582,7 @@ def random_network(config: BundleConfig) -> nn.Module:
     )
 
 
-def as_images(array: NDArray[Any], config: BundleConfig) -> NDArray[Any]:
-    """An array as images (n, h, w, c) of the size trained on; grey ones may lack c."""
+def _as_images(array: NDArray[Any], config: BundleConfig) -> NDArray[Any]:
     images = array[..., None] if array.ndim == 3 else array
     if images.ndim != 4:
         raise DataError(f"images must be (n, h, w) or (n, h, w, c), got {array.shape}.")

@@ -13,7 +13,7 @@ from scanwise.core.errors import DataError, ModelError
 from scanwise.core.types import Dataset
 from scanwise.data.images import read_image
 from scanwise.deploy.answers import BundlePredictions
-from scanwise.deploy.bundle import Bundle, BundleConfig, Prepared, as_images
+from scanwise.deploy.bundle import Bundle, BundleConfig, Prepared
 from scanwise.deploy.outputs import Outputs
 from scanwise.deploy.reference import Reference
 from scanwise.deploy.serving_graph import GraphInput
@@ -60,8 +60,13 @@ class GraphBundle(Bundle):
             )
         raise AttributeError(name)
 
-    def prepare(self, source: Path | bytes) -> Prepared:
-        """As `Bundle.prepare`: pixels for each input of the graph; a file is decoded once."""
+    def prepare(self, source: Path | bytes | NDArray[Any]) -> Prepared:
+        """As `Bundle.prepare`: pixels for each input of the graph; a file is decoded once.
+
+        Pixels (h, w) or (h, w, c) of the size trained on are taken too.
+        """
+        if isinstance(source, np.ndarray):
+            return tuple(rows[0] for rows in self._rows(_with_channels(source[None])))
         decoded: dict[tuple[int | None, str | None], NDArray[Any]] = {}
         made = []
         for each in self.inputs:
@@ -80,7 +85,7 @@ class GraphBundle(Bundle):
         samples = [f"array#{row}" for row in range(len(inputs))]
         if not samples:
             return self.predict_prepared([], [])
-        pixels = self._rows(as_images(inputs, self.config), np.arange(len(inputs)))
+        pixels = self._rows(_with_channels(inputs))
         return self._answers(samples, *self._judged(pixels), [""] * len(samples))
 
     def outputs_of(self, pixels: Pixels, *, device: str = "cpu") -> Outputs:
@@ -134,8 +139,9 @@ class GraphBundle(Bundle):
         probabilities, features = self._run(pixels)
         return probabilities, self.unknown_scores(features, len(probabilities))
 
-    def _rows(self, images: NDArray[Any], rows: NDArray[np.int64]) -> list[PixelRows]:
-        return [PixelRows(each.preprocessing, images, rows) for each in self.inputs]
+    def _rows(self, images: NDArray[Any], rows: NDArray[np.int64] | None = None) -> list[PixelRows]:
+        chosen = np.arange(len(images)) if rows is None else rows
+        return [PixelRows(each.preprocessing, images, chosen) for each in self.inputs]
 
     def _run(
         self, sources: Sequence[Pixels]
@@ -154,3 +160,8 @@ class GraphBundle(Bundle):
         if not np.isfinite(whole).all():
             raise DataError("the graph gave NaN or infinity; the network diverged.")
         return whole, np.concatenate(features) if features else None
+
+
+def _with_channels(images: NDArray[Any]) -> NDArray[Any]:
+    """Grey images (n, h, w) as (n, h, w, 1); what has another form is refused where it is read."""
+    return images[..., None] if images.ndim == 3 else images
