@@ -21,10 +21,12 @@ from scanwise.cli.compare import (
 )
 from scanwise.cli.conformal import conformal
 from scanwise.cli.counts import counts
+from scanwise.cli.doctor import doctor
 from scanwise.cli.ensemble import ensemble
 from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
+from scanwise.cli.export import export
 from scanwise.cli.launch import start_processes
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
@@ -281,7 +283,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts, predict,
+    recommend, explain, robustness, ood, errors, counts, predict, export, doctor,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)

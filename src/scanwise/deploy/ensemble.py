@@ -163,6 +163,10 @@ class EnsembleBundle(Bundle):
         ]
         return self._mean([one[0] for one in judged]), judged[0][1]
 
+    def in_distribution(self, scores: NDArray[np.float64]) -> tuple[bool | None, ...]:
+        """What the first member says, whose scores these are."""
+        return self._bundles()[0].in_distribution(scores)
+
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Not of an ensemble: the mean of probabilities has no logits.
 

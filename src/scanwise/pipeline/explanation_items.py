@@ -51,7 +51,7 @@ def choose_files(bundle: Bundle, paths: Sequence[Path], class_name: str | None) 
     Raises:
         DataError: If one does not exist, or none can be read.
     """
-    files = _expand(paths)
+    files = expand_paths(paths)
     subject, rows, reasons = subject_of_files(bundle, files)
     bad = tuple((str(f), why) for f, why in zip(files, reasons, strict=True) if why)
     if subject is None:
@@ -149,7 +149,8 @@ def label_words(target: NDArray[np.int64], class_names: Sequence[str]) -> str:
     return "|".join(name for name, on in zip(class_names, target, strict=True) if on)
 
 
-def _expand(paths: Sequence[Path]) -> list[Path]:
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
+    """Image files, and those in folders."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

@@ -35,7 +35,7 @@ CONTENTS = (
     "baselines", "medmnist", "ensemble.yaml", "answers", "tensorboard", "mlruns",
     "explanations",
     "metadata.csv", "slices.json", "groups.json", "robustness.json",
-    "unknown_scores.csv", "unknown.json", "ood.json", "confusions.json", "learning_curve",
+    "unknown_scores.csv", "unknown.json", "ood.json", "confusions.json", "learning_curve", "export",
 )  # fmt: skip
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"

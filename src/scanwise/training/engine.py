@@ -11,7 +11,6 @@ import contextlib
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from scanwise.core.errors import ScanwiseError
 from scanwise.core.files import atomic_path, cache_dir, sha256_bytes, write_json
 from scanwise.models.backbones import Backbone, FrozenBackbone
+from scanwise.training.onnx_files import open_session, write_onnx
 
 BATCH = 16  # always this many: another shape may choose another kernel and other last bits
 TRIAL_IMAGES = 8
@@ -174,40 +174,11 @@ def onnx_session(
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, outputs: Sequence[str]) -> None:
-    """Write ONNX with a free batch size.
-
-    By the exporter that traces, which takes a second where the newer one takes ten; where torch has
-    it no more, by the newer one.
-    """
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": list(outputs)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                module,
-                (images[:2],),
-                str(path),
-                dynamo=False,
-                opset_version=18,
-                dynamic_axes={name: {0: "batch"} for name in ("images", *outputs)},
-                **names,
-            )
-        except TypeError:
-            batch = torch.export.Dim("batch")
-            torch.onnx.export(
-                module, (images[:2],), str(path), dynamo=True, external_data=False,
-                dynamic_shapes=({0: batch},), **names,
-            )  # fmt: skip
+    write_onnx(module, [images[:2]], path, ["images"], outputs)
 
 
 def _session(path: Path) -> Any:
-    ort = _ort()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    # Idle threads that spin take the core that a busy neighbour, or torch, needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return open_session(path.read_bytes())
 
 
 def _ort() -> Any:
