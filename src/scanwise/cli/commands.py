@@ -33,6 +33,7 @@ from scanwise.cli.relabel import relabel_app
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.robustness import robustness
 from scanwise.cli.runs import runs_app
+from scanwise.cli.serve import serve
 from scanwise.cli.shared import (
     DataArgument,
     JsonOption,
@@ -280,7 +281,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts,
+    recommend, explain, robustness, ood, errors, counts, serve,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)

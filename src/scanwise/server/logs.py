@@ -132,7 +132,9 @@ class JsonLines:
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 os.write(self._file, b"\n")  # a line that a crash cut off
         except OSError as error:
-            raise RunError(f"can't write to {path}: {error.strerror}; name another file.") from error
+            raise RunError(
+                f"can't write to {path}: {error.strerror}; name another file."
+            ) from error
 
     def append(self, value: Mapping[str, Any]) -> None:
         """Add one line, or none.

@@ -54,9 +54,11 @@ class Meters:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def answered(self, model: str, answer: Answer) -> None:
+    def answered(self, model: str, answer: Answer, multilabel: bool) -> None:
         self._images.labels(model, "ok").inc()
-        self._answers.labels(model, answer.decision).inc()
+        # Each label by itself: their combinations would be too many.
+        for decision in answer.decision.split("|") if multilabel else (answer.decision,):
+            self._answers.labels(model, decision).inc()
 
     def refused(self, model: str, error: str) -> None:
         self._images.labels(model, error).inc()

@@ -79,8 +79,11 @@ def _try_out(name: str, bundle: Bundle, device: str) -> None:
     height, width = bundle.config.size_px
     picture = np.full((height, width, bundle.config.channels), 128, np.uint8)
     file = io.BytesIO()
-    tifffile.imwrite(file, picture.squeeze(-1) if picture.shape[2] == 1 else picture,
-                     photometric="rgb" if picture.shape[2] == 3 else "minisblack")
+    tifffile.imwrite(
+        file,
+        picture.squeeze(-1) if picture.shape[2] == 1 else picture,
+        photometric="rgb" if picture.shape[2] == 3 else "minisblack",
+    )
     try:
         answer = bundle.predict_prepared(["grey"], [bundle.prepare(file.getvalue())], device=device)
     except DataError as error:

@@ -14,7 +14,7 @@ from scanwise.core.errors import ConfigError
 
 MEGA = 1_000_000
 MIN_TOKEN = 16  # characters
-NEW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe())'"  # noqa: S105
+NEW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe())'"
 
 
 class ServerSettings(Settings):
@@ -65,7 +65,9 @@ class ServerSettings(Settings):
                 "would never be accepted."
             )
         if self.max_mb > self.memory_mb:
-            raise ValueError(f"max_mb={self.max_mb:g} must not exceed memory_mb={self.memory_mb:g}.")
+            raise ValueError(
+                f"max_mb={self.max_mb:g} must not exceed memory_mb={self.memory_mb:g}."
+            )
         return self
 
     @property
@@ -95,7 +97,9 @@ def make_settings(values: Mapping[str, Any]) -> ServerSettings:
     try:
         return ServerSettings(**values)
     except ValidationError as error:
-        items = [{**item, "input": "…"} if "token" in item["loc"] else item for item in error.errors()]
+        items = [
+            {**item, "input": "…"} if "token" in item["loc"] else item for item in error.errors()
+        ]
         raise ConfigError(" ".join(complaint(item) for item in items)) from None
 
 
