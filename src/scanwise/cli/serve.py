@@ -69,6 +69,8 @@ def serve(
     given = {key: value for key, value in locals().items() if key not in ("sources", "allow_host")}
     start(None)
     try:
+        import python_multipart  # noqa: F401  # FastAPI finds out only at the first upload
+
         from scanwise.server.settings import make_settings
 
         settings = make_settings(

@@ -144,9 +144,11 @@ class Batcher:
         try:
             answers = await self.alone(lambda: self._predict([job.prepared for job in jobs]))
         except Exception as error:
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(error)
+            if len(jobs) > 1:  # one image must not spoil the answers to others
+                for job in jobs:
+                    await self._compute([job])
+            elif not jobs[0].future.done():
+                jobs[0].future.set_exception(error)
             return
         seconds = time.perf_counter() - began
         for job, answer in zip(jobs, answers, strict=True):

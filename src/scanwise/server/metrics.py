@@ -71,4 +71,5 @@ class Meters:
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
-        return generate_latest(self._registry)
+        text: bytes = generate_latest(self._registry)
+        return text

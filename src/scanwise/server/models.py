@@ -86,10 +86,11 @@ def _try_out(name: str, bundle: Bundle, device: str) -> None:
     )
     try:
         answer = bundle.predict_prepared(["grey"], [bundle.prepare(file.getvalue())], device=device)
+        if not np.isfinite(answer.probabilities).all():
+            raise DataError("its probabilities are not finite.")
     except DataError as error:
-        raise ModelError(f"model '{name}' can't answer a grey picture: it {error}.") from error
-    if not np.isfinite(answer.probabilities).all():
-        raise ModelError(f"model '{name}' gives no numbers (NaN); its weights are not usable.")
+        reason = str(error).rstrip(".")
+        raise ModelError(f"model '{name}' can't answer a grey picture: {reason}.") from error
 
 
 def _explanations(path: Path) -> str:

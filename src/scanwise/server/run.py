@@ -24,7 +24,7 @@ def run_app(app: FastAPI, settings: ServerSettings) -> None:
         RunError: If the address can't be listened on.
     """
     log_to_stderr()
-    listening = _listen(settings)
+    listening = listen(settings)
     # uvicorn raises the signal again when all is done; the process then ends as one that is well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = uvicorn.Server(server_config(app, settings))
@@ -49,7 +49,7 @@ def server_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     )
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
+def listen(settings: ServerSettings) -> socket.socket:
     """Bind before anything is said, so that a taken port is one message."""
     host = settings.host.strip("[]")
     try:
