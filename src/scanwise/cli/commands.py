@@ -26,6 +26,7 @@ from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
 from scanwise.cli.launch import start_processes
+from scanwise.cli.monitor import monitor
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.recommend import recommend
@@ -281,7 +282,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts, serve,
+    recommend, explain, robustness, ood, errors, counts, serve, monitor,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)
