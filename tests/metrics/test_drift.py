@@ -27,16 +27,26 @@ def test_unknown_scores_are_left_out(rng):
 
 
 def test_shares_are_pearsons_chi_square():
-    test = share_drift("share", np.array([30, 170]), np.array([60, 140]))
-    value, p, _ = proportions_chisquare([30, 60], [200, 200])
+    known, new = np.array([50, 60, 90]), np.array([70, 50, 80])
+    test = share_drift("kinds", known, new)
+    expected = known + new  # of equal samples, half of each
+    value = (((known - expected / 2) ** 2 + (new - expected / 2) ** 2) / (expected / 2)).sum()
     assert test.statistic == pytest.approx(value)
-    assert test.p == pytest.approx(p)
+    assert test.p == pytest.approx(stats.chi2.sf(value, 2))
+
+
+def test_two_kinds_go_to_fisher_and_agree_with_chi_square_in_large_samples():
+    test = share_drift("share", np.array([300, 1700]), np.array([350, 1650]))
+    assert test.statistic == pytest.approx(0.025)
+    assert test.p == pytest.approx(proportions_chisquare([300, 350], [2000, 2000])[1], rel=0.15)
+    rare = share_drift("share", np.array([4, 76]), np.array([0, 80]))
+    assert rare.p == pytest.approx(2 * stats.hypergeom.sf(3, 160, 4, 80))
 
 
 def test_rare_kinds_are_put_together():
-    known, new = np.array([100, 80, 3, 2, 0]), np.array([90, 88, 2, 3, 0])
+    known, new = np.array([100, 80, 3, 3, 0]), np.array([90, 88, 3, 3, 0])
     pooled = share_drift("kinds", known, new)
-    expected = stats.chi2_contingency([[100, 80, 5], [90, 88, 5]], correction=False)
+    expected = stats.chi2_contingency([[100, 80, 6], [90, 88, 6]], correction=False)
     assert pooled.p == pytest.approx(expected.pvalue)
 
 
@@ -44,7 +54,7 @@ def test_few_images_are_not_judged():
     few = share_drift("kinds", np.array([100, 100]), np.array([20, 3]))
     assert few.p is None
     assert "n=23, 30 are needed" in few.reason
-    one_kind = share_drift("kinds", np.array([100, 1]), np.array([100, 0]))
+    one_kind = share_drift("kinds", np.array([100, 1, 0]), np.array([100, 0, 0]))
     assert "one kind" in one_kind.reason
     assert [test.verdict for test in corrected([few, one_kind])] == ["not measured"] * 2
 

@@ -99,18 +99,17 @@ def started(*words: str, **environ: str) -> Iterator[tuple[subprocess.Popen, str
     )
     lines: list[dict] = []
     try:
-        first = json.loads(process.stderr.readline())
-        lines.append(first)
+        lines.append(json.loads(process.stderr.readline()))
         reader = threading.Thread(
             target=lambda: lines.extend(json.loads(line) for line in process.stderr), daemon=True
         )
         reader.start()
-        yield process, first["url"], lines
-        reader.join(1)
+        yield process, lines[0]["url"], lines
     finally:
         if process.poll() is None:
             process.kill()
         process.wait(10)
+        reader.join(10)  # the lines are whole when the block has ended
         process.stderr.close()
 
 

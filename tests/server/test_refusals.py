@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scanwise.core.errors import ConfigError, RunError
+from scanwise.server.logs import JsonFormatter
 from scanwise.server.settings import make_settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -380,6 +381,18 @@ def test_feedback_and_log_are_lines_without_pixels_or_names(disc_model, disc_fil
     assert json.loads(logged)["probabilities"] == said["probabilities"]
     assert "jane" not in log.read_text() + labels.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "labels.jsonl"}
+
+
+def test_names_are_logged_only_when_asked(disc_model, disc_files, caplog):
+    for asked in (False, True):
+        caplog.clear()
+        with caplog.at_level("INFO", "scanwise.server"):
+            with serving([disc_model], log_names=asked) as http:
+                post(http, disc_files[0], "jane.png")
+                http.get("/jane.png")
+            text = "".join(JsonFormatter().format(record) for record in caplog.records)
+        assert '"route": "/predict"' in text
+        assert ("jane" in text) == asked
 
 
 def test_uploads_are_kept_only_when_asked(disc_model, disc_files, tmp_path):

@@ -69,7 +69,11 @@ def serve(
     given = {key: value for key, value in locals().items() if key not in ("sources", "allow_host")}
     start(None)
     try:
-        import python_multipart  # noqa: F401  # FastAPI finds out only at the first upload
+        # First, before what takes seconds to load; FastAPI asks for multipart only at an upload.
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
 
         from scanwise.server.settings import make_settings
 

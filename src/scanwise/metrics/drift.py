@@ -21,7 +21,7 @@ class DriftTest:
     """One comparison; without `p` it could not be made, and `reason` says why."""
 
     what: str
-    test: str  # "Kolmogorov-Smirnov" or "chi-square"
+    test: str  # what `statistic` belongs to; of Fisher's test it is the difference of the shares
     n_reference: int
     n_new: int
     statistic: float | None = None
@@ -57,18 +57,24 @@ def score_drift(what: str, reference: Floats, new: Floats) -> DriftTest:
 
 
 def share_drift(what: str, reference: Ints, new: Ints) -> DriftTest:
-    """Have kinds the same shares in two samples? Pearson's chi-square, no continuity correction.
+    """Have kinds the same shares in two samples?
 
-    The rarest kinds are put together until each cell is expected to hold five.
+    Of two kinds by Fisher's exact test, which needs no minimum in its cells. Of more by Pearson's
+    chi-square, the rarest kinds put together until each cell is expected to hold five.
 
     Args:
         what: Name of the kinds.
         reference: Images of each kind among those compared with, int (k,).
         new: Among the new ones, int (k,).
     """
-    empty = DriftTest(what, "chi-square", int(reference.sum()), int(new.sum()))
+    test = "Fisher's exact" if len(reference) == 2 else "chi-square"
+    empty = DriftTest(what, test, int(reference.sum()), int(new.sum()))
     if reason := _too_few(empty):
         return replace(empty, reason=reason)
+    if len(reference) == 2:
+        p = float(stats.fisher_exact(np.stack([reference, new])).pvalue)
+        apart = float(new[0] / new.sum() - reference[0] / reference.sum())
+        return replace(empty, statistic=apart, p=p)
     table = _pooled(np.stack([reference, new]).astype(np.float64))
     if table.shape[1] < 2:
         return replace(empty, reason="all but a few images are of one kind")

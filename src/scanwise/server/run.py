@@ -31,8 +31,10 @@ def run_app(app: FastAPI, settings: ServerSettings) -> None:
     host, port = listening.getsockname()[:2]
     models = {each.model.name: each.model.sha256 for each in app.state.service.models()}
     tell("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", models=models)
-    server.run(sockets=[listening])
-    tell("stopped")
+    try:
+        server.run(sockets=[listening])
+    finally:
+        tell("stopped")
 
 
 def server_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
