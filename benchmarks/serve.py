@@ -23,9 +23,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from pages import write_between
 from PIL import Image
 
+from pages import write_between
 from scanwise.deploy.bundle import Bundle
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"

@@ -15,6 +15,7 @@ from scanwise.server.logs import log_to_stderr, tell
 from scanwise.server.settings import ServerSettings
 
 MAX_HEADER_BYTES = 64_000
+BACKLOG = 2048
 
 
 def run_app(app: FastAPI, settings: ServerSettings) -> None:
@@ -60,6 +61,7 @@ def listen(settings: ServerSettings) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(BACKLOG)  # who connects from now on waits, and is not refused
     except OSError as error:
         raise RunError(
             f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another "
