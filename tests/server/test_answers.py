@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import sys
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -17,8 +15,7 @@ import scanwise as sw
 from scanwise.core.errors import ConfigError, IntegrityError, ModelError, RunError
 from scanwise.server.models import load_model, load_models
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import huge_png, png, post, serving
+from .conftest import huge_png, png, post, serving
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +145,9 @@ def test_an_explanation_of_no_class_is_refused(client, disc_files):
 def test_several_models(disc_model, disc_run, disc_files):
     other = load_model("other", disc_run.bundle)
     with serving([disc_model, other]) as http:
-        assert http.get("/health").json()["models"] == ["discs", "other"]
+        assert http.get("/health").json()["num_models"] == 2
+        names = [each["id"] for each in http.get("/models").json()["models"]]
+        assert names == ["discs", "other"]
         unsaid = post(http, disc_files[0])
         assert (unsaid.status_code, unsaid.json()["error"]) == (400, "which_model")
         assert "discs, other" in unsaid.json()["fix"]

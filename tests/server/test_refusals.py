@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -21,8 +19,7 @@ from scanwise.core.errors import ConfigError, RunError
 from scanwise.server.logs import JsonFormatter
 from scanwise.server.settings import make_settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import files_below, huge_png, png, post, serving
+from .conftest import files_below, huge_png, png, post, serving
 
 TOKEN = "a-token-that-is-long-enough"
 

@@ -16,8 +16,7 @@ import pytest
 from scanwise.cli import main
 from scanwise.cli.serve import without_token
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import png, started
+from .conftest import png, serving, started
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -110,8 +109,6 @@ def test_a_missing_extra_is_told(disc_run):
 @pytest.fixture(scope="module")
 def logs(disc_model, discs, tmp_path_factory) -> dict[str, Path]:
     """Answers to validation-like images, and to noisier and brighter ones."""
-    from conftest import serving
-
     folder = tmp_path_factory.mktemp("logs")
     images = np.load(discs)["test_images"]
     odd = np.clip(images.astype(int) // 2 + 120, 0, 255).astype(np.uint8)

@@ -66,7 +66,7 @@ async def health(service: ServiceOf) -> Health:
     return Health(
         status="ok",
         version=__version__,
-        models=[each.model.name for each in models],
+        num_models=len(models),
         in_progress=sum(each.batcher.pending for each in models),
     )
 

@@ -155,7 +155,7 @@ class ModelList(Body):
 class Health(Body):
     status: Literal["ok"]
     version: str
-    models: list[str]
+    num_models: int
     in_progress: int = Field(description="Images accepted and not yet answered.")
 
 
