@@ -322,6 +322,21 @@ def test_log_and_tracebacks_quote_no_header_value(caplog: pytest.LogCaptureFixtu
     assert not logging.getLogger("pydicom").disabled
 
 
+def test_deflated_files_are_read_and_bombs_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole data set of a deflated file is packed (PS3.5, A.5), zeros by a thousand to one."""
+    pixels = np.zeros((300, 300), np.uint16)
+    deflated = io.BytesIO()
+    header = pydicom.dcmread(io.BytesIO(dicom(pixels)))
+    header.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    header.save_as(deflated)
+    assert read_image(deflated.getvalue()).pixels.shape[:2] == (300, 300)
+    assert image_size(deflated.getvalue()) == (300, 300)
+    monkeypatch.setattr("scanwise.data.dicom.MAX_INFLATED", 100_000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        read_image(deflated.getvalue())
+    assert image_size(deflated.getvalue()) is None
+
+
 def test_no_patient_no_group() -> None:
     assert read_image(dicom(RAMP, PatientID="")).group is None
     assert read_image(dicom(RAMP, PatientID=None)).group is None

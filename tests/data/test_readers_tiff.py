@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import lzma
+import zlib
 from pathlib import Path
 
 import cv2
@@ -340,3 +342,29 @@ def test_giant_headers_are_refused() -> None:
             data[tag.offset + 8 : tag.offset + 12] = (60_000).to_bytes(4, "little")
     with pytest.raises(DataError, match="60000x60000 px, over the limit"):
         read_image(bytes(data))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma", "packbits"])
+@pytest.mark.parametrize("cut", [{}, {"rowsperstrip": 7}, {"tile": (32, 48)}])
+def test_packed_strips_are_read_and_those_that_hold_too_much_refused(compression, cut) -> None:
+    """A strip that unpacks to gigabytes must be measured before anything unpacks it."""
+    from scanwise.data import inflate
+
+    pixels = (np.arange(120 * 90) % 251).astype(np.uint8).reshape(120, 90)
+    if compression != "packbits":  # which tifffile only reads
+        file = io.BytesIO()
+        tifffile.imwrite(file, pixels, compression=compression, **cut)
+        np.testing.assert_array_equal(read_image(file.getvalue()).pixels[..., 0], pixels)
+    packed = {
+        "zlib": (zlib.compress(bytes(5000)), inflate.deflate),
+        "lzma": (lzma.compress(bytes(5000)), inflate.xz),
+    }
+    if compression == "packbits":
+        data = bytes([129, 7]) * 10 + bytes([128, 2, 1, 2, 3])  # 10 x 128, nothing, 3 as they are
+        assert inflate.packbits_beyond(data, 1282)
+        assert not inflate.packbits_beyond(data, 1283)
+    else:
+        data, inflater = packed[compression]
+        assert inflate.inflates_beyond(data, 4999, inflater)
+        assert not inflate.inflates_beyond(data, 5000, inflater)
+        assert not inflate.inflates_beyond(b"damaged", 1, inflater)

@@ -28,6 +28,7 @@ from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
 from scanwise.cli.export import export
 from scanwise.cli.launch import start_processes
+from scanwise.cli.monitor import monitor
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
 from scanwise.cli.predict import predict
@@ -36,6 +37,7 @@ from scanwise.cli.relabel import relabel_app
 from scanwise.cli.reproduce import reproduce
 from scanwise.cli.robustness import robustness
 from scanwise.cli.runs import runs_app
+from scanwise.cli.serve import serve
 from scanwise.cli.shared import (
     DataArgument,
     JsonOption,
@@ -283,7 +285,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts, predict, export, doctor,
+    recommend, explain, robustness, ood, errors, counts, predict, export, serve, monitor, doctor,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="suggest-labels")(suggest_labels)

@@ -289,7 +289,7 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
         if not complaints:
             return TrainConfig(**values)
     except ValidationError as error:
-        complaints = [_complaint(item) for item in error.errors()]
+        complaints = [complaint(item) for item in error.errors()]
     raise ConfigError(" ".join(complaints))
 
 
@@ -300,7 +300,7 @@ def unknown_key(key: str, known: Mapping[str, object]) -> str:
     return f"unknown setting '{key}'; {hint}"
 
 
-def _complaint(item: Any) -> str:
+def complaint(item: Any) -> str:
     """One pydantic error in our words: which setting, the value, what is allowed."""
     where = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")

@@ -15,18 +15,19 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError
+from scanwise.data.inflate import inflates_beyond, raw_deflate
 from scanwise.data.pixels import check_pixel_count, plain_depth
 
 PIP_LINE = 'pip install "scanwise[dicom]"'
 
 _ONE_AT_A_TIME = threading.Lock()
+MAX_INFLATED = 1 << 28  # bytes of a deflated file, unpacked: one picture with its header
 
 # Storage classes whose "pixels" are masks, doses or maps (DICOM PS3.4, B.5).
 NOT_PICTURES = {
@@ -59,6 +60,7 @@ def read_dicom(data: bytes) -> tuple[NDArray[Any], tuple[str, ...], str | None]:
     pydicom = _pydicom()
     with _in_silence():
         try:
+            _refuse_bomb(pydicom, io.BytesIO(data))
             return _decode(pydicom, data)
         except (DataError, MemoryError):
             raise
@@ -79,12 +81,27 @@ def _decode(pydicom: Any, data: bytes) -> tuple[NDArray[Any], tuple[str, ...], s
     return pixels, notes, _group(header)
 
 
-def dicom_size(path: Path) -> tuple[int, int] | None:
+def _refuse_bomb(pydicom: Any, stream: BinaryIO) -> None:
+    """pydicom unpacks deflated files whole (PS3.5, A.5), header and all, whatever their size."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    if stream.read(132)[128:] == b"DICM":
+        stream.seek(0)
+        read_preamble(stream, force=False)
+        syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
+        deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+        if deflated and inflates_beyond(stream.read(), MAX_INFLATED, raw_deflate):
+            raise DataError(f"unpacks to more than {MAX_INFLATED >> 20} MiB (damaged or hostile)")
+    stream.seek(0)
+
+
+def dicom_size(stream: BinaryIO) -> tuple[int, int] | None:
     """Height and width in px from the header."""
     pydicom = _pydicom()
     with _in_silence():
+        _refuse_bomb(pydicom, stream)
         header = pydicom.dcmread(
-            path, force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
+            stream, force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
         )
         rows, columns = header.get("Rows"), header.get("Columns")
     return (int(rows), int(columns)) if rows and columns else None

@@ -12,7 +12,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -109,24 +109,31 @@ def read_image(
         raise DataError(f"can't be decoded ({one_line(error)})") from error
 
 
-def image_size(source: Path) -> tuple[int, int] | None:
+def image_size(source: Path | bytes) -> tuple[int, int] | None:
     """Height and width in px from the header, upright; None where the file can't be read."""
     try:
+        if isinstance(source, bytes):
+            return _size_in(io.BytesIO(source), identify(source[:1024], ""))
         kind = identify(_head(source), source.name)
-        if kind == "DICOM":
-            from scanwise.data.dicom import dicom_size
-
-            return dicom_size(source)
-        if kind == "TIFF":
-            from scanwise.data.tiff import tiff_size
-
-            return tiff_size(source)
-        with source.open("rb") as stream, _PLUGINS[kind](stream) as image:
-            width, height = image.size
-            sideways = orientation_of(image) >= 5
-        return (width, height) if sideways else (height, width)
+        with source.open("rb") as stream:
+            return _size_in(stream, kind)
     except Exception:  # the full decode will tell the reason
         return None
+
+
+def _size_in(stream: BinaryIO, kind: str) -> tuple[int, int] | None:
+    if kind == "DICOM":
+        from scanwise.data.dicom import dicom_size
+
+        return dicom_size(stream)
+    if kind == "TIFF":
+        from scanwise.data.tiff import tiff_size
+
+        return tiff_size(stream)
+    with _PLUGINS[kind](stream) as image:
+        width, height = image.size
+        sideways = orientation_of(image) >= 5
+    return (width, height) if sideways else (height, width)
 
 
 def is_image_name(name: str) -> bool:

@@ -10,7 +10,7 @@ import io
 import logging
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from scanwise.core.errors import DataError
+from scanwise.data.inflate import deflate, inflates_beyond, packbits_beyond, xz
 from scanwise.data.pixels import (
     ORIENTATION_TAG,
     SLIDE_SUFFIXES,
@@ -36,6 +37,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 # TIFF 6.0, section 4 and 8: PhotometricInterpretation.
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
 PLAIN_AXES = "YXSC"
+PACKBITS = 32773
+# What tifffile unpacks itself, without an eye on the size.
+INFLATERS = {8: deflate, 32946: deflate, 50013: deflate, 34925: xz}
 
 Notes = tuple[str, ...]
 
@@ -66,9 +70,9 @@ def read_tiff(
         raise DataError(f"is a damaged TIFF ({error})") from error
 
 
-def tiff_size(path: Path) -> tuple[int, int]:
+def tiff_size(stream: BinaryIO) -> tuple[int, int]:
     """Height and width in px of the first page, upright, from its tags."""
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(stream) as tif:
         first = tif.pages[0]
         height, width = int(first.imagelength), int(first.imagewidth)
         return (width, height) if _orientation(first) >= 5 else (height, width)
@@ -166,6 +170,7 @@ class _Reader:
         pages = self.tif.pages
         if number >= len(pages):  # the planes follow one page record
             record = pages[0]
+            self._refuse_bomb(record)
             stack = self.series.asarray()
             per_plane = stack.reshape(self.count, *record.shape)
             return _interpret(record, _samples_last(per_plane[number], record.axes))
@@ -175,6 +180,7 @@ class _Reader:
         check_pixel_count(int(record.imagelength), int(record.imagewidth))
         if _needs_other_decoder(record):
             return self._elsewhere(number, record)
+        self._refuse_bomb(record)
         try:
             pixels = record.asarray()
         except DataError:
@@ -186,6 +192,34 @@ class _Reader:
         except Exception as error:  # zlib, struct, tifffile's own
             raise DataError(_damage(error)) from error
         return _interpret(record, _samples_last(pixels, record.axes))
+
+    def _refuse_bomb(self, record: Any) -> None:
+        """Strips and tiles that unpack to more than they should hold.
+
+        Raises:
+            DataError: If one does, or if it claims to hold more than a picture may.
+        """
+        compression = int(record.compression)
+        if compression != PACKBITS and compression not in INFLATERS:
+            return
+        if record.is_tiled:
+            height, width = int(record.tilelength), int(record.tilewidth)
+        else:
+            height, width = int(record.imagelength), int(record.imagewidth)
+            height = min(height, int(record.rowsperstrip or height))
+        check_pixel_count(height, width)
+        samples = int(record.samplesperpixel) * int(record.imagedepth) * int(record.tiledepth or 1)
+        limit = height * width * samples * record.dtype.itemsize + 64
+        handle = self.tif.filehandle
+        for offset, size in zip(record.dataoffsets, record.databytecounts, strict=False):
+            handle.seek(offset)
+            data = handle.read(size)
+            if (
+                packbits_beyond(data, limit)
+                if compression == PACKBITS
+                else inflates_beyond(data, limit, INFLATERS[compression])
+            ):
+                raise DataError("unpacks to more than its header says (damaged or hostile)")
 
     def _elsewhere(self, number: int, record: Any) -> tuple[NDArray[Any], Notes]:
         """Decode a page with Pillow or OpenCV."""

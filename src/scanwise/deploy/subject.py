@@ -83,9 +83,21 @@ def subject_of_files(
     return subject, np.array(rows, np.int64), reasons
 
 
-def _read(bundle: Bundle, path: Path) -> NDArray[Any]:
+def subject_of_bytes(bundle: Bundle, data: bytes) -> Subject:
+    """One image file, given as its bytes, read as `Bundle.prepare` reads it.
+
+    Raises:
+        DataError: If it can't be read.
+        ModelError: If it is an ensemble whose members read files in different ways.
+    """
+    if isinstance(bundle, EnsembleBundle):
+        _check_one_way(bundle)
+    return Subject(bundle, _read(bundle, data)[None])
+
+
+def _read(bundle: Bundle, source: Path | bytes) -> NDArray[Any]:
     config = bundle.config
-    pixels = read_image(path, page=config.page, project=config.project).pixels
+    pixels = read_image(source, page=config.page, project=config.project).pixels
     if not isinstance(bundle, EnsembleBundle):
         return bundle.preprocessing.from_image(pixels)
     first = bundle.members[0].bundle.preprocessing

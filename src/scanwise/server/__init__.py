@@ -1,0 +1,1 @@
+"""REST API of trained models: `scanwise serve`. Needs the extra [serve]."""
