@@ -189,7 +189,7 @@ def write_answers(path: Path, answers: Iterable[Answer], class_names: Sequence[s
             *(answer.probabilities.get(name, "") for name in class_names),
             _joined(answer.above_threshold),
             _joined(answer.prediction_set),
-            "" if answer.in_distribution is None else str(answer.in_distribution).lower(),
+            {True: "yes", False: "no", None: ""}[answer.in_distribution],
             "" if answer.unknown_score is None else answer.unknown_score,
         ]
         for answer in answers
@@ -230,7 +230,7 @@ def _answer(row: dict[str, str], names: Sequence[str]) -> Answer:
         p,
         _split(row["threshold_pred"]) if ok else None,
         _split(row["set"]) if ok else None,
-        {"true": True, "false": False}.get(row["in_dist"]),
+        {"yes": True, "no": False}.get(row["in_dist"]),
         float(row["unknown_score"]) if row["unknown_score"] else None,
     )
 
