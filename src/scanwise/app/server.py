@@ -6,6 +6,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ from fastapi import HTTPException, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from nicegui import app, run, ui
 
-from scanwise.app.answers import CSV
 from scanwise.app.guard import FILE_POLICY, Guard
-from scanwise.app.pages import check, data, history, results, runs, system, train, use
 from scanwise.app.theme import stylesheet
 from scanwise.app.thumbnails import SIZES_PX
 from scanwise.app.widgets import Bench
@@ -28,15 +27,17 @@ FAVICON = (
     'stroke-width="3"/><path d="M19 19l6 6" stroke="#fff" stroke-width="3.4" '
     'stroke-linecap="round"/></svg>'
 )
-PAGES: dict[str, tuple[str, Callable[[Bench], Any]]] = {
-    "/data": ("Data", data.build),
-    "/check": ("Check", check.build),
-    "/train": ("Train", train.build),
-    "/results": ("Results", results.build),
-    "/use": ("Use", use.build),
-    "/runs": ("Runs", runs.build),
-    "/history": ("History", history.build),
-    "/system": ("System", system.build),
+# Their modules are imported when they are first asked for: torch alone takes seconds.
+PATIENCE_S = 60  # for a page whose modules are being imported
+PAGES = {
+    "/data": "Data",
+    "/check": "Check",
+    "/train": "Train",
+    "/results": "Results",
+    "/use": "Use",
+    "/runs": "Runs",
+    "/history": "History",
+    "/system": "System",
 }
 
 
@@ -64,8 +65,9 @@ def serve(workspace: Workspace, host: str, port: int, *, open_browser: bool) -> 
     bench = Bench(workspace)
     app.add_middleware(Guard, port=port)
     _routes(bench)
-    for path, (title, build) in PAGES.items():
-        ui.page(path, title=title, response_timeout=30)(_page(build, bench))
+    for path, title in PAGES.items():
+        ui.page(path, title=title, response_timeout=PATIENCE_S)(_page(path, bench))
+    app.on_startup(lambda: threading.Thread(target=_warm_up, daemon=True).start())
     ui.add_head_html('<link rel="stylesheet" href="/workbench.css">', shared=True)
     if open_browser:
         url = f"http://{'[::1]' if ':' in host else host}:{port}/data"
@@ -86,11 +88,23 @@ def serve(workspace: Workspace, host: str, port: int, *, open_browser: bool) -> 
     )
 
 
-def _page(build: Callable[[Bench], Any], bench: Bench) -> Callable[[], Any]:
+def _page(path: str, bench: Bench) -> Callable[[], Any]:
     async def page() -> None:
-        await build(bench)
+        module = await run.io_bound(_module, path)
+        if module is not None:  # None: the server is stopping
+            await module.build(bench)
 
     return page
+
+
+def _module(path: str) -> Any:
+    return import_module(f"scanwise.app.pages.{path.strip('/')}")
+
+
+def _warm_up() -> None:
+    """Import the pages while nobody waits for them."""
+    for path in PAGES:
+        _module(path)
 
 
 def _routes(bench: Bench) -> None:
@@ -122,9 +136,11 @@ def _routes(bench: Bench) -> None:
 
     async def download(name: str) -> Response:
         folder = bench.workspace.predictions / Path(name).name
-        if not (folder / CSV).is_file():
+        if not (folder / "predictions.csv").is_file():
             raise HTTPException(404, "no such answers")
-        return FileResponse(folder / CSV, media_type="text/csv", filename=f"{folder.name}.csv")
+        return FileResponse(
+            folder / "predictions.csv", media_type="text/csv", filename=f"{folder.name}.csv"
+        )
 
     app.get("/")(root)
     app.get("/workbench.css")(css)

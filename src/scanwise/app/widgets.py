@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from nicegui import run, ui
 
 from scanwise.app import jobs
-from scanwise.app.answers import Models
 from scanwise.app.preview import Preview
 from scanwise.app.progress import Progress, read_progress
 from scanwise.app.thumbnails import Thumbnails
 from scanwise.app.workspace import THEMES, State, Workspace
 from scanwise.core.errors import ScanwiseError
 from scanwise.report.pages import NOT_A_DEVICE
+
+if TYPE_CHECKING:
+    from scanwise.app.answers import Models
 
 T = TypeVar("T")
 
@@ -38,8 +41,14 @@ class Bench:
 
     workspace: Workspace
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
-    models: Models = field(default_factory=Models)
     previews: dict[str, Preview] = field(default_factory=dict)
+
+    @functools.cached_property
+    def models(self) -> Models:
+        """Opened models; torch is imported with the first."""
+        from scanwise.app.answers import Models
+
+        return Models()
 
     def thumb(self, key: str, side_px: int = 200) -> str:
         return f"/thumb/{quote(key)}?px={side_px}"
@@ -72,7 +81,7 @@ def frame(bench: Bench, path: str, title: str, lead: str) -> Iterator[None]:
     text("a", "Skip to the content", "skip").props('href="#main"')
     with element("header", "top"), element("div", "top-in"):
         with ui.element("a").classes("brand").props('href="/data"'):
-            ui.html("scanwise <span>workbench</span>", sanitize=False, tag="span")
+            html("scanwise <i>workbench</i>", tag="span")
         with element("div", "more"):
             with element("nav", "more").props('aria-label="More pages"'):
                 for address, words in MORE:

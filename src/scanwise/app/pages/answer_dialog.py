@@ -40,8 +40,8 @@ class AnswerDialog:
                 w.problem(answer.reason, "This file can't be read")
             else:
                 self._picture(answer)
-            with w.element("div", "row end"):
-                with w.element("div", "row").style("margin:0"):
+            with w.element("div", "line end"):
+                with w.element("div", "line").style("margin:0"):
                     w.button("Previous", lambda: self.step(-1))
                     w.button("Next", lambda: self.step(1))
                 w.button("Close", self.dialog.close, "primary")

@@ -89,17 +89,17 @@ class Check:
         data = self.space.read().data
         with w.panel(f"Check {data_name(data)}"):
             w.text("p", "It takes seconds to a few minutes. Nothing is changed.")
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.button("Check the images", self.start, "primary")
             w.command_box(jobs.command_text(check_words(data, "checks/NAME")))
 
     def _running(self, job: jobs.Job) -> None:
         with w.panel("Checking …"):
-            with w.element("div", "row").props('role="status"'):
+            with w.element("div", "line").props('role="status"'):
                 ui.spinner(size="28px", color=None)
                 w.text("p", "Looking at every image. You may leave this page; it goes on.")
             self.log = w.text("pre", "Reading images …", "log").props('tabindex="0"')
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.button("Stop", lambda: self.stop(job))
             w.command_box(job.command)
 
@@ -118,7 +118,7 @@ class Check:
         with w.panel("", f"hero {level}"):
             w.text("p", headline, "headline").props('role="status"')
             w.text("p", f"{data.get('n', 0):,} images, split for training, validation and test.")
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.link("Next: train", "/train", "primary" if level != "bad" else "")
                 page = self.bench.file_url(folder / "check.html")
                 w.link("Open the whole check page", page, new_tab=True)

@@ -70,7 +70,7 @@ class Ways:
             "The folder that holds one sub-folder for each class. Sub-folders called train, val "
             "and test are taken as the split.",
         )
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             typed = ui.input("Path of the folder").props("outlined dense").classes("grow")
             typed.on("keydown.enter", lambda: self.choose(typed.value))
             w.button("Browse …", lambda: browse(lambda path: self.choose(str(path))))
@@ -84,7 +84,7 @@ class Ways:
             "No folders yet? Name the classes, and drop pictures into each. They are copied into "
             "the workspace, one folder for each class.",
         )
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             name = ui.input("Name of the set", value="my images").props("outlined dense")
             klass = ui.input("New class, such as ill").props("outlined dense").classes("grow")
             klass.on("keydown.enter", lambda: add())
@@ -121,7 +121,7 @@ class Ways:
                 with w.element("li", "class"):
                     self._class_box(target, name, images)
         if len(target.classes()) >= 2:
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.button("Use these images", lambda: self.choose(str(target.root)), "primary")
 
     def _class_box(self, target: ClassFolders, name: str, images: int) -> None:
@@ -153,11 +153,11 @@ class Ways:
             "A MedMNIST set by its name (downloaded once, then kept), or the path of an .npz file "
             "or of a table (.csv) with the columns path and label.",
         )
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             names = {f"medmnist:{flag}": f"{flag}" for flag in sorted(MEDMNIST)}
             picked = ui.select(names, label="MedMNIST set").props("outlined dense").classes("grow")
             w.button("Use this set", lambda: self.choose(picked.value or ""))
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             typed = ui.input("Path of a .csv or .npz file, or medmnist:NAME@SIZE")
             typed.props("outlined dense").classes("grow")
             typed.on("keydown.enter", lambda: self.choose(typed.value))
@@ -173,7 +173,7 @@ class Ways:
         if source and not scheme:
             source = str(self.bench.workspace.place(source))
         self.chosen.clear()
-        with self.chosen, w.panel(), w.element("div", "row"):
+        with self.chosen, w.panel(), w.element("div", "line"):
             ui.spinner(size="28px", color=None)
             w.text("p", "Reading the images …").props('role="status"')
         found, message = await w.attempt(preview, source)
@@ -227,7 +227,7 @@ class Ways:
                             "</span></div>"
                         )
                         self._samples(each.samples)
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.link("Next: check them", "/check", "primary")
             w.command_box(command_text(check_words(found.source, "checks/NAME")))
 
@@ -262,7 +262,7 @@ def browse(chosen: Any, *, files: bool = False) -> None:
         dialog.close()
         await chosen(path)
 
-    with dialog, place.parent_slot.parent, w.element("div", "row end"):
+    with dialog, place.parent_slot.parent, w.element("div", "line end"):
         w.button("Cancel", dialog.close)
         if not files:
             w.button("Use this folder", lambda: pick(state["path"]), "primary")

@@ -105,12 +105,12 @@ class Gallery:
         with w.panel(f"{len(self.found.answers):,} pictures answered", "hero ok"):
             w.text("p", f"by {about.get('model')}, from {about.get('source')}", "muted small")
             w.facts(self.found.summary(), ("Answer", "Pictures"))
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.link("Download the table (CSV)", f"/download/{self.found.folder.name}")
             w.command_box(str(about.get("command") or ""))
 
     def _filter_row(self) -> None:
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             classes = {"": "all", **{name: name for name in self.found.class_names}}
             for key, words, options in (
                 ("class", "Answer", classes),
@@ -166,7 +166,7 @@ class Gallery:
         if total <= PAGE:
             return
         last = min(self.first + PAGE, total)
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             before = w.button("Earlier", lambda: self.turn(-PAGE))
             w.text("span", f"{self.first + 1:,} to {last:,} of {total:,}", "muted")
             after = w.button("Later", lambda: self.turn(PAGE))
@@ -223,12 +223,12 @@ class Gallery:
     def _tools(self) -> None:
         with w.element("div", "tools gap").props('role="toolbar" aria-label="Labels"'):
             self.count = w.text("span", "", "small").props('role="status"')
-            self.labels = w.element("div", "row").style("margin:0")
+            self.labels = w.element("div", "line").style("margin:0")
             self.undoer = w.button("Undo", self.undo, "tiny")
             w.button("Select all shown", self.select_all, "tiny")
             w.button("Select none", self.select_none, "tiny")
         self._label_buttons()
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             name = ui.input("Another label").props("outlined dense")
             w.button("Add label", lambda: self.add_label(name), "tiny")
             w.html(HELP, "muted small")
@@ -316,11 +316,11 @@ class Gallery:
 
     def _after(self) -> None:
         with w.panel("What next?"):
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 target = ui.input("New folder", value=f"sorted/{self.found.folder.name}")
                 target.props("outlined dense").classes("grow")
                 w.button("Sort copies into folders", lambda: self.sort(target.value))
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.button("Add labelled pictures to class folders", self.add)
                 w.button("Correct the training labels (relabel)", self.relabel)
             w.text(
@@ -429,7 +429,7 @@ async def ask(words: str, options: dict[str, Any], title: str = "Conflict") -> s
     with ui.dialog().props('aria-label="Question"') as dialog, ui.card().classes("dialog"):
         w.text("h2", title)
         w.text("p", words)
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             for value, shown in options.items():
                 w.button(str(shown or value), lambda value=value: dialog.submit(value))
             w.button("Cancel", lambda: dialog.submit(None), "quiet")

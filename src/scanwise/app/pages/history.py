@@ -39,7 +39,7 @@ def _entry(bench: Bench, folder: Path, about: dict[str, Any]) -> None:
                 w.facts(read_set(folder).summary(), ("Answer", "Pictures"))
             except ScanwiseError as error:
                 w.problem(str(error))
-        with w.element("div", "row"):
+        with w.element("div", "line"):
             w.link("Open", f"/use?answers={folder.name}")
             w.link("Download the table (CSV)", f"/download/{folder.name}")
         w.command_box(str(about.get("command") or ""))

@@ -67,7 +67,7 @@ class Results:
             w.text("p", self.name, "muted small")
             w.text("p", str(verdict.get("headline") or "Not measured"), "headline")
             w.text("p", str(verdict.get("sentence") or ""))
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.link("Next: use it", "/use", "primary")
                 self._open("Open the whole report", "report.html")
                 self._open("Open its mistakes", "errors/index.html")
@@ -112,7 +112,7 @@ class Results:
                 "worse than a false alarm, say what share of it must be found. The bar is chosen "
                 "on validation images, and you see what it achieves on test.",
             )
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 name = ui.select(names, label="Class", value=names[-1]).props("outlined dense")
                 name.classes("grow")
                 rule = ui.select(RULES, label="What you want", value="--sensitivity")

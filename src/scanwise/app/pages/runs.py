@@ -46,7 +46,7 @@ class Runs:
                 "Tick two runs that were judged on the same test images. The difference is "
                 "measured image by image (paired), so hard images cancel out.",
             )
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self.button = w.button("Compare", self.compare, "primary")
             self.place = w.element("div").props('aria-live="polite"')
             self.command = w.command_box("scanwise runs compare RUN RUN")
@@ -56,10 +56,10 @@ class Runs:
     def _row(self, row: RunRow) -> None:
         name = self.bench.workspace.name_of(row.path)
         with w.panel("", "run"):
-            with w.element("div", "row end").style("margin:0"):
+            with w.element("div", "line end").style("margin:0"):
                 box = ui.checkbox(name)
                 box.on_value_change(lambda event: self.choose(name, event.value))
-                with w.element("div", "row").style("margin:0"):
+                with w.element("div", "line").style("margin:0"):
                     w.button("Show its results", lambda: self.show(name), "tiny")
                     if row.state == "finished":
                         report = self.bench.file_url(row.path / "report.html")

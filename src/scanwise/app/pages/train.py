@@ -70,7 +70,7 @@ class Train:
             if not self.facts:
                 w.hint("The images were not checked yet; training checks them too, but", "/check",
                        "looking at the check first is wise")  # fmt: skip
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self._select("preset", "How to train (preset)", PRESETS)
                 self._number("epochs", "Passes over the images (epochs)")
                 self._input("time_limit", "Most time, such as 10m")
@@ -85,14 +85,14 @@ class Train:
                         )
                     )
                     w.text("p", proposal.evidence, "small muted")
-            with ui.expansion("More settings").classes("w-full"), w.element("div", "row"):
+            with ui.expansion("More settings").classes("w-full"), w.element("div", "line"):
                 self._input("model", "Network (model), such as resnet18")
                 self._number("batch_size", "Images at once (batch size)")
                 self._input("lr", "Learning rate")
                 self._number("size", "Side in pixels (size)")
                 self._number("seed", "Seed")
             self.plan = w.element("div")
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self.starter = w.button("Start training", self.start, "primary")
             self.command = w.command_box("")
         self._show_plan()
@@ -223,7 +223,7 @@ class Train:
                 'size="10px" aria-label="Share of the epochs done"'
             )
             self.line = w.text("p", "", "epoch").props('aria-label="Epoch line"')
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self._buttons(run_name, progress, job)
             with w.element("div", "split gap"):
                 for name in ("Loss", "Accuracy"):

@@ -71,7 +71,7 @@ class Use:
             w.hint("There is no model yet.", "/train", "Train one first")
             return
         with w.panel("Ask"):
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self.model = ui.select(
                     models, label="Model", value=chosen if chosen in models else models[0]
                 )
@@ -85,7 +85,7 @@ class Use:
                 on_multi_upload=self.dropped,
                 on_rejected=lambda: w.say(f"Files over {MOST_BYTES >> 20} MB are not taken."),
             ).props("flat")
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 self.folder = ui.input("… or the path of a folder of pictures")
                 self.folder.props("outlined dense").classes("grow")
                 self.folder.on("keydown.enter", self.asked)
@@ -170,7 +170,7 @@ class Use:
             words = w.text("p", "Opening the model …").props('role="status"')
             bar = ui.linear_progress(0.0, show_value=False, color=None)
             bar.props('size="10px" aria-label="Share of the pictures answered"')
-            with w.element("div", "row"):
+            with w.element("div", "line"):
                 w.button("Cancel", cancel)
 
             def look() -> None:
