@@ -12,7 +12,8 @@ from tests.conftest import disc_images
 
 from scanwise.cli import main
 from scanwise.core.errors import DataError
-from scanwise.pipeline.suggest_labels import find_images, suggest_labels, without_copies
+from scanwise.pipeline.find_inputs import find_images
+from scanwise.pipeline.suggest_labels import suggest_labels, without_copies
 
 
 @pytest.fixture

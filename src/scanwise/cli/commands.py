@@ -29,6 +29,7 @@ from scanwise.cli.explain import explain
 from scanwise.cli.launch import start_processes
 from scanwise.cli.ood import ood
 from scanwise.cli.options import with_settings
+from scanwise.cli.predict import predict
 from scanwise.cli.recommend import recommend
 from scanwise.cli.relabel import relabel_app
 from scanwise.cli.reproduce import reproduce
@@ -281,7 +282,7 @@ def verify_report(run: RunArgument, as_json: JsonOption = False) -> None:
 
 for verb in (
     compare, tune, ensemble, summary, benchmark, reproduce, evaluate, thresholds, conformal,
-    recommend, explain, robustness, ood, errors, counts,
+    recommend, explain, robustness, ood, errors, counts, predict,
 ):  # fmt: skip
     app.command()(verb)
 app.command(name="app")(workbench)

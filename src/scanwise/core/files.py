@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,18 @@ def write_text(path: Path, text: str) -> None:
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table as CSV; floats are written so that reading gives the same ones."""
+    return csv_lines([header, *rows])
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of a table as CSV; those of two parts one after another are those of the whole."""
     text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
     # The csv module does not see that a bare \r needs quotes.
-    odd = any("\r" in cell for row in (header, *rows) for cell in row if isinstance(cell, str))
-    writer = csv.writer(
-        text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
-    )
-    writer.writerow(header)
-    writer.writerows(rows)
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for row in rows:
+        odd = any("\r" in cell for cell in row if isinstance(cell, str))
+        (quoting if odd else plain).writerow(row)
     return text.getvalue()
 
 

@@ -127,6 +127,18 @@ def load_manifest(
     )
 
 
+def listed_files(path: Path) -> list[tuple[str, Path]]:
+    """What a table's column `path` (or `file_name`) says, and the file that is meant by it.
+
+    No other column is needed; files need not exist.
+
+    Raises:
+        DataError: If the table can't be read or has no such column.
+    """
+    table = read_table(path, _header)
+    return [(name, _file_of(table, name)) for name in table.cells(_path_column(table))]
+
+
 # --- the table ----------------------------------------------------------------------------------
 
 
@@ -163,12 +175,18 @@ def _group_column(table: Table, group: str | None) -> str | None:
 # --- its columns --------------------------------------------------------------------------------
 
 
+def _file_of(table: Table, name: str) -> Path:
+    """Relative paths start from the table's folder."""
+    file = table.path.parent / name
+    if "\\" in name and not file.exists():  # written on Windows
+        return table.path.parent / name.replace("\\", "/")
+    return file
+
+
 def _find_files(table: Table, names: Sequence[str], offenders: _Offenders) -> list[Path]:
     files = []
     for row, name in enumerate(names):
-        file = table.path.parent / name
-        if "\\" in name and not file.exists():  # written on Windows
-            file = table.path.parent / name.replace("\\", "/")
+        file = _file_of(table, name)
         if not name:
             offenders.add(row, "empty path")
         elif file.is_dir():

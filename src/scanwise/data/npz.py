@@ -97,6 +97,7 @@ def load_npz(
         extras = _extras(path, archive, parts)
         given_names = _class_names(path, archive)
         images, notes = _images(path, archive, parts)
+    images = check_images(images, str(path))
     origin = _origin(path, parts, labels, md5)
     known = origin.known
     names = given_names if known is None else known.class_names
@@ -136,6 +137,27 @@ def load_npz(
     )
 
 
+def npz_images(path: Path) -> tuple[str, NDArray[Any]]:
+    """The images of an .npz, whose labels may be missing, and the name that its rows have.
+
+    Returns:
+        The name, and images (n, h, w) or (n, h, w, c) in the order in which `load_npz` has them:
+        row k is its sample "name#k". Pixels that are not finite are left in.
+
+    Raises:
+        DataError: No images, pickled objects, or a damaged file.
+    """
+    with _opened(path) as archive:
+        parts = _same_form(path, archive, _pairs(path, _keys(archive)))
+        images, _ = _images(path, archive, parts)
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{path}: images have shape {images.shape}; (n, height, width) or (n, height, width, "
+            "channels) is needed."
+        )
+    return slug(path.stem), known_depth(images, str(path))
+
+
 def md5_file(path: Path) -> str:
     """Hex MD5 of a file's bytes: what MedMNIST publishes, no protection against malice."""
     return hash_file(path, "md5")
@@ -158,8 +180,16 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _parts(path: Path, archive: zipfile.ZipFile) -> list[_Part]:
-    keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+def _keys(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _pairs(path: Path, keys: list[str]) -> list[tuple[str, str, str]]:
+    """(split, key of the images, key of the labels, which may be absent) of each part.
+
+    Raises:
+        DataError: If there are no images.
+    """
     for images, labels in _SPLIT_KEYS:
         splits = [split for split in ("train", "val", "test") if images.format(split) in keys]
         if splits:
@@ -173,6 +203,12 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> list[_Part]:
             f"{path} has no images: it needs train_images and train_labels (and val_…, test_…) or "
             f"X and y; it has {', '.join(keys) or 'no arrays'}."
         )
+    return pairs
+
+
+def _parts(path: Path, archive: zipfile.ZipFile) -> list[_Part]:
+    keys = _keys(archive)
+    pairs = _pairs(path, keys)
     missing = [labels for _, _, labels in pairs if labels not in keys]
     if missing:
         raise DataError(
@@ -181,14 +217,27 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> list[_Part]:
         )
     if pairs[0][0] not in ("", "train"):
         raise DataError(f"{path} has no train images; it has {', '.join(keys)}.")
-    parts = [_Part(*pair, *_header(path, archive, pair[1])) for pair in pairs]
-    parts = [part for part in parts if not part.split or part.shape[0] or part.split == "train"]
+    parts = _same_form(path, archive, pairs)
     for part in parts:
         count = _header(path, archive, part.labels)[0]
         if not part.shape or not count or part.shape[0] != count[0]:
             raise DataError(
                 f"{path}: {part.images} has shape {part.shape}, but {part.labels} has {count}."
             )
+    return parts
+
+
+def _same_form(
+    path: Path, archive: zipfile.ZipFile, pairs: list[tuple[str, str, str]]
+) -> list[_Part]:
+    """The parts that are not empty, and train.
+
+    Raises:
+        DataError: If their images differ in size or type.
+    """
+    parts = [_Part(*pair, *_header(path, archive, pair[1])) for pair in pairs]
+    parts = [part for part in parts if part.split in ("", "train") or part.shape[:1] != (0,)]
+    for part in parts:
         if part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype:
             raise DataError(
                 f"{path}: {part.images} has images {part.shape[1:]} {part.dtype}, but "
@@ -287,13 +336,13 @@ def _images(
 ) -> tuple[NDArray[Any], tuple[Finding, ...]]:
     """(n, h, w, c) of all parts in order, in memory or mapped."""
     if sum(part.num_bytes for part in parts) <= LARGE_BYTES:
-        return check_images(_joined(path, archive, parts), str(path)), ()
+        return _joined(path, archive, parts), ()
     if len(parts) == 1:
         mapped = _mapped_in_place(path, archive, parts[0])
         if mapped is not None:
-            return check_images(mapped, str(path)), ()
+            return mapped, ()
     try:
-        return check_images(_mapped_copy(path, archive, parts), str(path)), ()
+        return _mapped_copy(path, archive, parts), ()
     except OSError as error:
         needed = int(np.prod(_joint_shape(parts), dtype=np.int64)) * parts[0].dtype.itemsize
         check_memory(needed, f"{path} without a copy in the cache ({error})", MAKE_ROOM)
@@ -303,7 +352,7 @@ def _images(
             f"{path.name} is kept in memory, not mapped from the cache: {error}.",
             "Make room, or set SCANWISE_CACHE to a folder with more.",
         )
-        return check_images(_streamed(path, archive, parts), str(path)), (note,)
+        return _streamed(path, archive, parts), (note,)
 
 
 def _joint_shape(parts: list[_Part]) -> tuple[int, ...]:

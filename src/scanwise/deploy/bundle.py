@@ -50,6 +50,7 @@ FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", 
 MEMBERS = "members"  # folder of an ensemble's bundles
 # Pixels uint8 (h, w, c) of one image as the network takes them; of an ensemble one for each member.
 Prepared = tuple[NDArray[np.uint8], ...]
+Source = Path | bytes | NDArray[Any]  # of one image
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,9 @@ class BundleConfig:
 
 class Bundle:
     """A model, its preprocessing and its class names; `predict` gives calibrated probabilities."""
+
+    # Runs the network on the CPU in the place of torch (deploy.fast).
+    runner: Callable[[Pixels], Outputs] | None = None
 
     def __init__(
         self,
@@ -260,17 +264,20 @@ class Bundle:
             return self.predict_prepared([], [], device=device)
         return self._answers(samples, *self._judge(pixels, device), [""] * len(samples))
 
-    def try_prepare(self, source: Path | bytes) -> Prepared | str:
-        """What the network will see of an image file or its bytes, or the reason why not."""
+    def try_prepare(self, source: Source) -> Prepared | str:
+        """What the network will see of an image, or the reason why it can't be used."""
         try:
             return self.prepare(source)
         except DataError as error:
             return str(error)
 
-    def prepare(self, source: Path | bytes) -> Prepared:
-        """Decode an image file, or its bytes, and prepare it as in training.
+    def prepare(self, source: Source) -> Prepared:
+        """Decode an image and prepare it as in training.
 
         Safe to call from several threads.
+
+        Args:
+            source: An image file, its bytes, or pixels (h, w) or (h, w, c) as in training.
 
         Returns:
             uint8 (h, w, c), in a tuple; an ensemble has one for each of its members.
@@ -278,6 +285,9 @@ class Bundle:
         Raises:
             DataError: The reason why it can't be used, without its name (the caller knows it).
         """
+        if isinstance(source, np.ndarray):
+            images = _as_images(source[None], self.config)
+            return (self.preprocessing.to_pixels(images)[0],)
         image = read_image(source, page=self.config.page, project=self.config.project)
         return (self.preprocessing.from_image(image.pixels),)
 
@@ -359,6 +369,8 @@ class Bundle:
         """Raw outputs and features, in one pass, of prepared pixels uint8 (n, h, w, c)."""
         if self.feature_source is not None:
             return head_outputs(self.model, self.feature_source(pixels))
+        if self.runner is not None and device == "cpu":
+            return self.runner(pixels)
         return network_outputs(self.model, pixels, self.preprocessing, torch.device(device))
 
     def unknown_scores(self, features: NDArray[np.float32] | None, n: int) -> NDArray[np.float64]:

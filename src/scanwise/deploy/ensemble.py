@@ -31,6 +31,7 @@ from scanwise.deploy.bundle import (
     Bundle,
     BundleConfig,
     Prepared,
+    Source,
     write_bundle_json,
 )
 from scanwise.deploy.outputs import Outputs
@@ -140,8 +141,10 @@ class EnsembleBundle(Bundle):
             answers[0].reasons,
         )
 
-    def prepare(self, source: Path | bytes) -> Prepared:
+    def prepare(self, source: Source) -> Prepared:
         """As `Bundle.prepare`; a file is decoded once for members that read it the same way."""
+        if isinstance(source, np.ndarray):
+            return tuple(each.prepare(source)[0] for each in self._bundles())
         decoded: dict[tuple[int | None, str | None], NDArray[Any]] = {}
         made = []
         for each in self._bundles():

@@ -30,7 +30,7 @@ def network_outputs(
     """Outputs of prepared pixels uint8 (n, h, w, c), n > 0, in float32 arithmetic."""
     model = model.to(device).eval()
     logits, features = [], []
-    step = _batch_for(model, preprocessing)
+    step = network_batch(model, preprocessing)
     with watch_features(model) as seen:
         for start in range(0, len(pixels), step):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
@@ -58,7 +58,8 @@ def _joined(logits: list[Tensor], features: list[Tensor]) -> Outputs:
     return Outputs(whole, torch.cat(features).numpy())
 
 
-def _batch_for(model: nn.Module, preprocessing: Preprocessing) -> int:
+def network_batch(model: nn.Module, preprocessing: Preprocessing) -> int:
+    """Images that a network is given at a time: fewer of larger ones."""
     spec = getattr(model, "spec", None)
     return evaluation_batch(
         spec.input_px if isinstance(spec, BackboneSpec) else preprocessing.size_px

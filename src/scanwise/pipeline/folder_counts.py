@@ -17,11 +17,10 @@ from scanwise.metrics.inputs import predict_classes
 from scanwise.metrics.intervals import wilson_interval
 from scanwise.metrics.predictions import Predictions, read_predictions
 from scanwise.metrics.prevalence import corrected_counts
+from scanwise.pipeline.find_inputs import find_inputs
+from scanwise.pipeline.predict import answer_blocks, block_size
 from scanwise.pipeline.runs import Run
-from scanwise.pipeline.suggest_labels import find_images
 from scanwise.pipeline.tables import aligned
-
-BLOCK = 256  # files held at a time
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,10 @@ def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
 
     Args:
         run: A run folder: its labelled predictions (test, else validation) tell the mistakes.
-        inputs: Image files, and folders that are searched to any depth.
+        inputs: Image files, folders and what else `find_inputs` takes.
 
     Raises:
-        DataError: A file that is not there, or no image that can be read.
+        DataError: Nothing that is there, or no image that can be read.
         RunError: No run.
     """
     opened = Run.open(run)
@@ -98,11 +97,10 @@ def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
     split = "test" if "test" in labelled.split else "val"
     labelled = labelled.of_split(split)
     bundle = Bundle.from_pretrained(run)
-    files = _files(inputs)
+    files = find_inputs([str(path) for path in inputs]).images
     parts, unreadable = [], []
     known: list[bool | None] = []
-    for start in range(0, len(files), BLOCK):
-        answers = bundle.predict(files[start : start + BLOCK])
+    for answers in answer_blocks(bundle, files, block_size(bundle)):
         parts.append(answers.probabilities)
         known += answers.in_distribution
         said = zip(answers.samples, answers.reasons, strict=True)
@@ -128,19 +126,6 @@ def count_images(run: Path, inputs: Sequence[Path]) -> FolderCounts:
 def _share_unknown(known: Sequence[bool | None]) -> Interval:
     told = [one for one in known if one is not None]
     return wilson_interval(told.count(False), len(told))
-
-
-def _files(inputs: Sequence[Path]) -> list[Path]:
-    """Files as given, folders as the images in them."""
-    found: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found += find_images(path)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"{path} does not exist.")
-    return found
 
 
 def _counted(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from scanwise.core.errors import DataError
 from scanwise.core.files import sha256_file, write_text
 from scanwise.data.cache import in_threads
 from scanwise.data.duplicates import find_duplicates
-from scanwise.data.folders import is_junk
-from scanwise.data.images import is_image_name, looks_like_image, read_image
+from scanwise.data.images import read_image
 from scanwise.data.views import to_8bit
 from scanwise.deploy.bundle import Bundle
 from scanwise.metrics.label_next import choose_different, uncertainty
+from scanwise.pipeline.find_inputs import Input, find_images
 from scanwise.pipeline.label_journal import path_in
+from scanwise.pipeline.predict import answer_blocks, block_size
 from scanwise.pipeline.quick_folds import quick_features
 from scanwise.pipeline.runs import check_output_free
 from scanwise.pipeline.tables import aligned
@@ -31,7 +31,6 @@ from scanwise.report.label_pages import ToLabel, write_to_label_page
 
 FILES = ("to_label.csv", "to_label.html", "unreadable.csv")
 COPY_PX = 64  # of the copies that are compared and shown
-BLOCK = 256  # files held at a time
 SHOWN_HERE = 10
 MAX_REASONS = 20
 
@@ -158,24 +157,6 @@ def suggest_labels(
     return found
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted; hidden ones and what systems leave behind are skipped.
-
-    Raises:
-        DataError: If there is no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; name the folder of unlabelled images.")
-    found = []
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not is_junk(name))
-        paths = [Path(place) / name for name in names if not is_junk(name)]
-        found += [path for path in paths if is_image_name(path.name) or looks_like_image(path)]
-    if not found:
-        raise DataError(f"{folder} holds no image.")
-    return sorted(found, key=lambda path: path.as_posix())
-
-
 def labelled_hashes(run: Path) -> set[str]:
     """SHA-256 of the files that a run was trained and tested on; none of a bare bundle."""
     saved = run / "splits.csv"
@@ -202,15 +183,14 @@ def _answered(
         DataError: If nothing can be read.
     """
     paths, images, parts, said, unreadable = [], [], [], [], []
-    for start in range(0, len(files), BLOCK):
-        block = files[start : start + BLOCK]
-        answers = bundle.predict(block)
-        for row, (path, reason) in enumerate(zip(block, answers.reasons, strict=True)):
+    inputs = [Input(str(path), str(path)) for path in files]
+    for answers in answer_blocks(bundle, inputs, block_size(bundle)):
+        for row, (name, reason) in enumerate(zip(answers.samples, answers.reasons, strict=True)):
             if reason:
-                unreadable.append((path_in(folder, str(path)), reason))
+                unreadable.append((path_in(folder, name), reason))
                 continue
-            paths.append(path)
-            images.append(_copy(path, bundle))
+            paths.append(Path(name))
+            images.append(_copy(Path(name), bundle))
             parts.append(answers.probabilities[row])
             said.append(answers.predicted[row])
     if not paths:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,8 @@ def make_engine(backbone: Backbone, sample: Tensor, device: torch.device) -> Eng
     if device.type != "cpu":
         verdict = Verdict("torch", f"{device.type}: torch in {_gpu_type(device)}")
         return Engine(verdict, torch.__version__, device, _on_gpu(module, device))
-    key = f"{backbone.spec.weights_sha256} {backbone.spec.input_px} {tuple(sample.shape[1:])}"
-    stem = cache_dir() / "onnx" / sha256_bytes(f"{key} {_versions()}".encode())[:32]
+    shape = tuple(sample.shape[1:])
+    stem = onnx_stem(f"{backbone.spec.weights_sha256} {backbone.spec.input_px} {shape}")
     on_torch = _on_torch(module)
     try:
         verdict, session = _stored(stem) or _compare(stem, module, on_torch, sample)
@@ -103,14 +105,7 @@ def _stored(stem: Path) -> tuple[Verdict, Any] | None:
 
 def _compare(stem: Path, module: nn.Module, on_torch: Any, sample: Tensor) -> tuple[Verdict, Any]:
     images = _enough(sample)
-    path = stem.with_suffix(".onnx")
-    kept = True
-    try:
-        with atomic_path(path) as temporary:
-            _export(module, images, temporary)
-            session = _session(temporary)
-    except OSError:  # no room in the cache
-        kept, session = False, _session_of_bytes(module, images)
+    session = onnx_session(stem, module, images)
     on_onnx = _on_onnxruntime(session)
     expected, found = on_torch(images), on_onnx(images)
     scale = float(np.abs(expected).max()) or 1.0
@@ -127,7 +122,7 @@ def _compare(stem: Path, module: nn.Module, on_torch: Any, sample: Tensor) -> tu
             f"{len(images) / fast:.0f} images/s by ONNX Runtime, {len(images) / slow:.0f} by "
             f"torch; features agree to {difference:.0e} of the largest",
         )
-    if kept:
+    if stem.with_suffix(".onnx").exists():
         with contextlib.suppress(OSError):
             write_json(stem.with_suffix(".json"), verdict.to_json())
     return verdict, session if verdict.engine == "onnxruntime" else None
@@ -149,13 +144,42 @@ def _median_s(run: Any, images: Tensor, rounds: int = 3) -> float:
     return sorted(seconds)[rounds // 2]
 
 
-def _export(module: nn.Module, images: Tensor, path: Path | str) -> None:
+def onnx_stem(identity: str) -> Path:
+    """Where the cache keeps a network in ONNX, by what it is, with these versions of the tools."""
+    return cache_dir() / "onnx" / sha256_bytes(f"{identity} {_versions()}".encode())[:32]
+
+
+def onnx_session(
+    stem: Path, module: nn.Module, images: Tensor, outputs: Sequence[str] = ("features",)
+) -> Any:
+    """A module in ONNX Runtime: exported once, and kept at `stem`.onnx where the disk has room.
+
+    Args:
+        stem: From `onnx_stem`.
+        module: In eval mode.
+        images: An example of its input "images", float (b, c, h, w), b at least 2.
+        outputs: Names of what it returns.
+    """
+    path = stem.with_suffix(".onnx")
+    with contextlib.suppress(Exception):  # absent or damaged: export anew
+        return _session(path)
+    try:
+        with atomic_path(path) as temporary:
+            _export(module, images, temporary, outputs)
+            return _session(temporary)
+    except OSError:  # no room in the cache
+        with tempfile.TemporaryDirectory() as folder:
+            _export(module, images, Path(folder) / "network.onnx", outputs)
+            return _session(Path(folder) / "network.onnx")
+
+
+def _export(module: nn.Module, images: Tensor, path: Path, outputs: Sequence[str]) -> None:
     """Write ONNX with a free batch size.
 
     By the exporter that traces, which takes a second where the newer one takes ten; where torch has
     it no more, by the newer one.
     """
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": list(outputs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -165,7 +189,7 @@ def _export(module: nn.Module, images: Tensor, path: Path | str) -> None:
                 str(path),
                 dynamo=False,
                 opset_version=18,
-                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
+                dynamic_axes={name: {0: "batch"} for name in ("images", *outputs)},
                 **names,
             )
         except TypeError:
@@ -174,15 +198,6 @@ def _export(module: nn.Module, images: Tensor, path: Path | str) -> None:
                 module, (images[:2],), str(path), dynamo=True, external_data=False,
                 dynamic_shapes=({0: batch},), **names,
             )  # fmt: skip
-
-
-def _session_of_bytes(module: nn.Module, images: Tensor) -> Any:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "backbone.onnx"
-        _export(module, images, path)
-        return _session(path)
 
 
 def _session(path: Path) -> Any:
