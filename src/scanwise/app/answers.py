@@ -10,10 +10,10 @@ predictions/NNN/
 from __future__ import annotations
 
 import csv
+import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +22,16 @@ from typing import Any
 from scanwise.app.progress import read_json
 from scanwise.app.workspace import Workspace
 from scanwise.core.errors import DataError, RunError
-from scanwise.core.files import csv_text, sha256_file, write_json, write_text
+from scanwise.core.files import csv_text, write_json, write_text
 from scanwise.deploy.answers import ABSTAIN, Answer
-from scanwise.deploy.bundle import Bundle, find_bundle
+from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.opening import open_model
+from scanwise.pipeline.answer_rows import LABELS, header, rows_of
+from scanwise.pipeline.find_inputs import Input, Inputs
+from scanwise.pipeline.predict import answer_blocks, block_size, model_sha256
+from scanwise.pipeline.sort_into import Sorted, SortPlan, check_plan, sort_files
 
 ABOUT, CSV, IMAGES = "about.json", "predictions.csv", "images"
-BATCH = 32
 KEPT_MODELS = 2
 SURE, LIKELY = 0.9, 0.6  # bounds of the words, not of any decision
 
@@ -46,18 +49,18 @@ class AnswerSet:
     def csv(self) -> Path:
         return self.folder / CSV
 
+    def counts(self) -> list[tuple[str, str]]:
+        """How often each class was the answer."""
+        said = [answer.predicted.split(LABELS) for answer in self.answers if answer.ok]
+        return [(name, f"{sum(name in one for one in said):,}") for name in self.class_names]
+
     def summary(self) -> list[tuple[str, str]]:
-        """Counts in words: of each answer, and of how sure they are."""
+        """How sure the answers are, in words."""
         read = [answer for answer in self.answers if answer.ok]
-        rows = [
-            (name, f"{sum(answer.predicted == name for answer in read):,}")
-            for name in self.class_names
-        ]
         known = [answer for answer in read if answer.decision != ABSTAIN]
         sure = sum((answer.probability or 0) >= SURE for answer in known)
         likely = sum(LIKELY <= (answer.probability or 0) < SURE for answer in known)
         return [
-            *rows,
             (f"sure (probability {SURE:g} or more)", f"{sure:,}"),
             (f"likely ({LIKELY:g} to {SURE:g})", f"{likely:,}"),
             (f"unsure (under {LIKELY:g})", f"{len(known) - sure - likely:,}"),
@@ -102,103 +105,55 @@ class Models:
             return self._opened[key], digest
 
 
-def model_sha256(path: Path) -> str:
-    """One hash for a model: of the file that lists the hashes of all its files.
-
-    Raises:
-        RunError: If there is no bundle.
-    """
-    if path.is_file():
-        return sha256_file(path)
-    return sha256_file(find_bundle(path) / "SHA256SUMS")
-
-
-def answer_images(
-    bundle: Bundle,
-    files: Sequence[Path],
-    names: Sequence[str],
-    told: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> tuple[Answer, ...]:
-    """Answers in the order of the files, a row for each, whatever happens.
-
-    Args:
-        bundle: The model.
-        files: Image files.
-        names: How the answers name them.
-        told: Called with the number of answers so far, and of all.
-        cancelled: Asked between batches; True ends the work.
-
-    Raises:
-        RunError: If it was cancelled.
-    """
-    found: list[Answer] = []
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for first in range(0, len(files), BATCH):
-            if cancelled is not None and cancelled():
-                raise RunError("the prediction was cancelled; nothing was kept.")
-            part = files[first : first + BATCH]
-            prepared = list(pool.map(bundle.try_prepare, part))
-            found += bundle.predict_prepared(names[first : first + BATCH], prepared)
-            if told is not None:
-                told(len(found), len(files))
-    return tuple(found)
-
-
-def save_answers(
+def answer_inputs(
     workspace: Workspace,
     folder: Path,
     model: str,
-    digest: str,
+    opened: tuple[Bundle, str],
     source: str,
-    answers: Sequence[Answer],
-    class_names: Sequence[str],
+    inputs: Inputs,
+    told: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> AnswerSet:
-    """Write predictions.csv and about.json; the set exists once the latter is there."""
-    write_answers(folder / CSV, answers, class_names)
-    command = f"scanwise predict {model} {source} -o {workspace.name_of(folder / CSV)}"
+    """Ask a model, and keep its answers; the set exists once about.json is there.
+
+    Args:
+        workspace: Where commands are run.
+        folder: The new set.
+        model: Name of the model.
+        opened: The model and its hash.
+        source: What `scanwise predict` would be given.
+        inputs: The pictures, in order; each gets a row, whatever happens.
+        told: Called with the number of answers so far, and of all.
+        cancelled: Asked between blocks; True ends the work.
+
+    Raises:
+        RunError: If it was cancelled; nothing is kept then.
+    """
+    bundle, digest = opened
+    rows: list[list[Any]] = []
+    for block in answer_blocks(bundle, inputs.images, block_size(bundle)):
+        rows += rows_of(block)
+        if told is not None:
+            told(len(rows), len(inputs))
+        if cancelled is not None and cancelled():
+            raise RunError("the prediction was cancelled; no answer was kept.")
+    write_text(folder / CSV, csv_text(header(bundle.class_names), rows))
+    words = ["scanwise", "predict", model, source, "-o", workspace.name_of(folder / CSV)]
     about = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model,
         "model_sha256": digest,
         "source": source,
-        "images": len(answers),
-        "errors": sum(not answer.ok for answer in answers),
-        "class_names": list(class_names),
-        "command": command,
+        "images": len(rows),
+        "errors": sum(row[1] != "ok" for row in rows),
+        "class_names": list(bundle.class_names),
+        "thresholds": dict(bundle.config.thresholds),
+        "sets": bundle.config.conformal is not None,
+        "command": shlex.join(words),
     }
     write_json(folder / ABOUT, about)
-    return AnswerSet(folder, about, tuple(class_names), tuple(answers))
-
-
-def header(class_names: Sequence[str]) -> list[str]:
-    return [
-        "path", "status", "reason", "pred", *(f"prob_{name}" for name in class_names),
-        "threshold_pred", "set", "in_dist", "unknown_score",
-    ]  # fmt: skip
-
-
-def write_answers(path: Path, answers: Iterable[Answer], class_names: Sequence[str]) -> None:
-    """The columns of `scanwise predict`."""
-    rows = [
-        [
-            answer.sample,
-            "ok" if answer.ok else "error",
-            answer.reason,
-            answer.predicted,
-            *(answer.probabilities.get(name, "") for name in class_names),
-            _joined(answer.above_threshold),
-            _joined(answer.prediction_set),
-            {True: "yes", False: "no", None: ""}[answer.in_distribution],
-            "" if answer.unknown_score is None else answer.unknown_score,
-        ]
-        for answer in answers
-    ]
-    write_text(path, csv_text(header(class_names), rows))
-
-
-def _joined(names: tuple[str, ...] | None) -> str:
-    return "" if names is None else "|".join(names)
+    return read_set(folder)
 
 
 def read_set(folder: Path) -> AnswerSet:
@@ -213,13 +168,13 @@ def read_set(folder: Path) -> AnswerSet:
     names = tuple(about.get("class_names") or ())
     try:
         with (folder / CSV).open(encoding="utf-8", newline="") as stream:
-            answers = tuple(_answer(row, names) for row in csv.DictReader(stream))
+            answers = tuple(_answer(row, names, about) for row in csv.DictReader(stream))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"can't read {folder / CSV}: {error}.") from error
     return AnswerSet(folder, about, names, answers)
 
 
-def _answer(row: dict[str, str], names: Sequence[str]) -> Answer:
+def _answer(row: dict[str, str], names: Sequence[str], about: Mapping[str, Any]) -> Answer:
     ok = row["status"] == "ok"
     p = {name: float(row[f"prob_{name}"]) for name in names} if ok else {}
     return Answer(
@@ -228,15 +183,15 @@ def _answer(row: dict[str, str], names: Sequence[str]) -> Answer:
         row["pred"],
         max(p.values()) if p else None,
         p,
-        _split(row["threshold_pred"]) if ok else None,
-        _split(row["set"]) if ok else None,
+        _split(row["threshold_pred"]) if ok and about.get("thresholds") else None,
+        _split(row["set"]) if ok and about.get("sets") else None,
         {"yes": True, "no": False}.get(row["in_dist"]),
         float(row["unknown_score"]) if row["unknown_score"] else None,
     )
 
 
-def _split(cell: str) -> tuple[str, ...] | None:
-    return tuple(cell.split("|")) if cell else None
+def _split(cell: str) -> tuple[str, ...]:
+    return tuple(cell.split(LABELS)) if cell else ()
 
 
 def list_sets(workspace: Workspace) -> list[tuple[Path, dict[str, Any]]]:
@@ -248,17 +203,21 @@ def list_sets(workspace: Workspace) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(known, key=lambda pair: (str(pair[1].get("when")), pair[0].name), reverse=True)
 
 
-def sorted_folders(answers: Sequence[Answer]) -> list[str]:
-    """The folder of each picture when they are sorted: its decision in words."""
-    return [_folder_of(answer) for answer in answers]
+def sort_answers(
+    workspace: Workspace, found: AnswerSet, bundle: Bundle, target: str, min_probability: float
+) -> Sorted:
+    """Copy the pictures into a folder for each class, as `scanwise predict --sort-into` does.
 
-
-def _folder_of(answer: Answer) -> str:
-    if not answer.ok:
-        return "unreadable"
-    if answer.decision == ABSTAIN:
-        return "unknown"
-    return answer.decision.replace("|", "+") or "no class"
+    Raises:
+        ConfigError: A folder inside the pictures' own, or a probability out of range.
+        RunError: The folder holds something, or can't be written.
+    """
+    files = [Input(a.sample, str(workspace.place(a.sample))) for a in found.answers]
+    folders = sorted({Path(each.file).parent for each in files})
+    inputs = Inputs(tuple(files), tuple(folders))
+    plan = SortPlan(workspace.place(target), min_probability)
+    check_plan(plan, inputs, bundle.class_names)
+    return sort_files(plan, inputs, found.csv, bundle)
 
 
 def new_set_folder(workspace: Workspace) -> Path:

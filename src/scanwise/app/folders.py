@@ -6,9 +6,7 @@ Names come from a web page, so each is checked before it becomes part of a path.
 from __future__ import annotations
 
 import os
-import shutil
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,26 +64,6 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def images_in(folder: Path) -> list[Path]:
-    """All image files below a folder, in order of names.
-
-    Raises:
-        DataError: If there is none, or no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; choose one that holds images.")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and is_image_name(path.name)
-        and not any(is_junk(part) for part in path.relative_to(folder).parts)
-    )
-    if not found:
-        raise DataError(f"{folder} holds no image files.")
-    return found
 
 
 def safe_name(name: str, what: str = "name") -> str:
@@ -182,19 +160,3 @@ def free_name(path: Path) -> Path:
         found = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return found
-
-
-def copy_into(files: Iterable[tuple[Path, str]], target: Path) -> int:
-    """Copy (file, sub-folder) pairs into a new folder; originals stay.
-
-    Raises:
-        DataError: If the folder holds something, or a sub-folder's name can't be one.
-    """
-    if target.exists() and any(target.iterdir()):
-        raise DataError(f"{target} holds files already; name a new folder.")
-    pairs = [(source, safe_name(folder, "name of a folder")) for source, folder in files]
-    for source, folder in pairs:
-        place = target / folder
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, free_name(place / source.name))
-    return len(pairs)

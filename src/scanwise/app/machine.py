@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 
 from scanwise import __version__
-from scanwise.app.answers import model_sha256
 from scanwise.app.workspace import Workspace
 from scanwise.core.errors import ScanwiseError
 from scanwise.core.runtime import PACKAGES, cpu_model
+from scanwise.pipeline.predict import model_sha256
 
 Rows = list[tuple[str, str]]
 

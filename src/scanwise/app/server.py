@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import webbrowser
@@ -62,6 +63,7 @@ def free_port(host: str, port: int) -> int:
 
 def serve(workspace: Workspace, host: str, port: int, *, open_browser: bool) -> None:
     """Run until it is interrupted; trainings go on without it."""
+    os.chdir(workspace.root)  # names are as commands in the workspace have them
     bench = Bench(workspace)
     app.add_middleware(Guard, port=port)
     _routes(bench)

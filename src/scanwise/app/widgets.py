@@ -223,6 +223,12 @@ def facts(rows: Sequence[tuple[str, str]], head: tuple[str, str] = ("", "")) -> 
     return table(head, rows)
 
 
+def stats(rows: Sequence[tuple[str, str]]) -> Any:
+    """Numbers with a word each, side by side."""
+    cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
+    return html(cells, "stats", "dl")
+
+
 async def attempt(work: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
     """Run blocking work in a thread; its value, or the message of what went wrong."""
     try:

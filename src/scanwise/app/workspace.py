@@ -96,6 +96,10 @@ class Workspace:
         inside = place.is_relative_to(self.root) and place != self.root
         return place.relative_to(self.root).as_posix() if inside else str(place)
 
+    def source_name(self, source: str) -> str:
+        """A data source as commands run in the workspace name it."""
+        return source if is_named(source) else self.name_of(source)
+
     def new_folder(self, base: str, name: str) -> str:
         """'runs/cells-003': the next free number; the folder is not made.
 
@@ -139,11 +143,16 @@ def data_name(source: str) -> str:
     >>> data_name("medmnist:breastmnist@28"), data_name("/a/b/my cells/")
     ('breastmnist', 'my cells')
     """
-    scheme, colon, rest = source.partition(":")
-    if colon and scheme in ("medmnist", "demo"):
+    if is_named(source):
+        scheme, _, rest = source.partition(":")
         return re.split(r"[@?]", rest)[0] or scheme
     path = Path(source)
     return path.stem if path.suffix.lower() in {".csv", ".tsv", ".npz"} else path.name or "data"
+
+
+def is_named(source: str) -> bool:
+    """True for medmnist:NAME and demo:NAME, which are no paths."""
+    return source.partition(":")[0] in ("medmnist", "demo") and ":" in source
 
 
 def is_run(path: Path) -> bool:

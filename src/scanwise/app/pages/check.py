@@ -80,7 +80,7 @@ class Check:
         output = self.space.new_folder("checks", data_name(data))
         while any(job.output == output for job in jobs.running(self.space.jobs)):
             output = output[:-3] + f"{int(output[-3:]) + 1:03d}"
-        words = check_words(self.space.name_of(data) if ":" not in data else data, output)
+        words = check_words(self.space.source_name(data), output)
         jobs.start(self.space.jobs, "check", words, output, self.space.root)
         self.space.change(check=output)
         self.look()
@@ -91,7 +91,9 @@ class Check:
             w.text("p", "It takes seconds to a few minutes. Nothing is changed.")
             with w.element("div", "line"):
                 w.button("Check the images", self.start, "primary")
-            w.command_box(jobs.command_text(check_words(data, "checks/NAME")))
+            w.command_box(
+                jobs.command_text(check_words(self.space.source_name(data), "checks/NAME"))
+            )
 
     def _running(self, job: jobs.Job) -> None:
         with w.panel("Checking …"):

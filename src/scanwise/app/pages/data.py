@@ -14,7 +14,7 @@ from scanwise.app.jobs import command_text
 from scanwise.app.plans import check_words
 from scanwise.app.preview import Preview, preview
 from scanwise.app.widgets import Bench
-from scanwise.app.workspace import data_name, is_run
+from scanwise.app.workspace import data_name, is_named, is_run
 from scanwise.core.errors import ScanwiseError
 from scanwise.data.medmnist_table import MEDMNIST
 
@@ -169,8 +169,7 @@ class Ways:
     async def choose(self, source: str) -> None:
         """Read the data; take them if that works, else say why not."""
         source = str(source or "").strip()
-        scheme = source.partition(":")[0] in ("medmnist", "demo")
-        if source and not scheme:
+        if source and not is_named(source):
             source = str(self.bench.workspace.place(source))
         self.chosen.clear()
         with self.chosen, w.panel(), w.element("div", "line"):
@@ -229,7 +228,11 @@ class Ways:
                         self._samples(each.samples)
             with w.element("div", "line"):
                 w.link("Next: check them", "/check", "primary")
-            w.command_box(command_text(check_words(found.source, "checks/NAME")))
+            w.command_box(
+                command_text(
+                    check_words(self.bench.workspace.source_name(found.source), "checks/NAME")
+                )
+            )
 
     def _samples(self, samples: Any) -> None:
         pictures = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from nicegui import run, ui
 
 from scanwise.app import widgets as w
-from scanwise.app.answers import AnswerSet, confidence, sorted_folders
-from scanwise.app.folders import ClassFolders, copy_into
+from scanwise.app.answers import AnswerSet, confidence, sort_answers
+from scanwise.app.folders import ClassFolders
 from scanwise.app.labelling import (
     Clash,
     LabelBook,
@@ -104,7 +105,8 @@ class Gallery:
         about = self.found.about
         with w.panel(f"{len(self.found.answers):,} pictures answered", "hero ok"):
             w.text("p", f"by {about.get('model')}, from {about.get('source')}", "muted small")
-            w.facts(self.found.summary(), ("Answer", "Pictures"))
+            w.stats(self.found.counts())
+            w.stats(self.found.summary())
             with w.element("div", "line"):
                 w.link("Download the table (CSV)", f"/download/{self.found.folder.name}")
             w.command_box(str(about.get("command") or ""))
@@ -319,13 +321,19 @@ class Gallery:
             with w.element("div", "line"):
                 target = ui.input("New folder", value=f"sorted/{self.found.folder.name}")
                 target.props("outlined dense").classes("grow")
-                w.button("Sort copies into folders", lambda: self.sort(target.value))
+                least = ui.number("Least probability", value=0.9, min=0, max=1, step=0.05)
+                least.props("outlined dense")
+                w.button(
+                    "Sort copies into folders",
+                    lambda: self.sort(target.value, 0.9 if least.value is None else least.value),
+                )
             with w.element("div", "line"):
                 w.button("Add labelled pictures to class folders", self.add)
                 w.button("Correct the training labels (relabel)", self.relabel)
             w.text(
                 "p",
-                "Sorting copies each picture into a folder named by its answer; originals stay. "
+                "Sorting copies each picture into a folder named by its answer, less sure ones "
+                "into _review; originals stay. "
                 "Labels are kept beside the answers, with a journal of who decided what when.",
                 "muted small",
             )
@@ -343,20 +351,17 @@ class Gallery:
         with self.told:
             w.problem(message)
 
-    async def sort(self, target: str) -> None:
-        folders = sorted_folders(self.found.answers)
-        pairs = [
-            (self.path(row), folder)
-            for row, folder in enumerate(folders)
-            if self.found.answers[row].ok
-        ]
-        place = self.space.place(target)
-        number, message = await w.attempt(copy_into, pairs, place)
-        if number is None:
+    async def sort(self, target: str, least: float) -> None:
+        def work() -> str:
+            bundle, _ = self.bench.models.open(self.model)
+            return sort_answers(self.space, self.found, bundle, target, least).text()
+
+        said, message = await w.attempt(work)
+        if said is None:
             self._fail(message)
         else:
-            command = f"{self.found.about.get('command')} --sort-into {target}"
-            self._report(f"{number:,} pictures copied into {place}.", command)
+            asked = shlex.join(["--sort-into", target, "--min-prob", f"{least:g}"])
+            self._report(said, f"{self.found.about.get('command')} --force {asked}")
 
     async def add(self) -> None:
         """Copy labelled pictures into class folders of the workspace."""

@@ -36,7 +36,8 @@ def _entry(bench: Bench, folder: Path, about: dict[str, Any]) -> None:
         )
         with ui.expansion("Summary: answers, and how sure they are").classes("w-full"):
             try:
-                w.facts(read_set(folder).summary(), ("Answer", "Pictures"))
+                found = read_set(folder)
+                w.facts([*found.counts(), *found.summary()], ("Answer", "Pictures"))
             except ScanwiseError as error:
                 w.problem(str(error))
         with w.element("div", "line"):

@@ -29,8 +29,8 @@ LEAD = (
     "change something. The training goes on when you close this page."
 )
 LEGEND = (
-    '<p class="legend"><span><i></i>{0} on images it learns from (train)</span>'
-    '<span><i class="two"></i>{0} on images it only checks itself with (val)</span></p>'
+    '<p class="legend"><span><i></i>images it learns from (train)</span>'
+    '<span><i class="two"></i>images it only checks itself with (val)</span></p>'
 )
 
 
@@ -145,8 +145,7 @@ class Train:
                     _plan_table(rest)
 
     def _words(self, said: dict[str, Any], output: str) -> list[str]:
-        data = self.data if ":" in self.data else self.space.name_of(self.data)
-        return train_words(data, said, output)
+        return train_words(self.space.source_name(self.data), said, output)
 
     def _command(self, said: dict[str, Any], output: str) -> str:
         return jobs.command_text(self._words(said, output))
@@ -231,7 +230,7 @@ class Train:
                         better = "lower" if name == "Loss" else "higher"
                         w.text("h3", f"{name} ({better} is better)")
                         setattr(self, name, w.html(""))
-            w.html(LEGEND.format("value"))
+            w.html(LEGEND)
             if job is not None:
                 with ui.expansion("What the training prints").classes("w-full"):
                     self.log = w.text("pre", jobs.log_text(self.space.jobs, job), "log")

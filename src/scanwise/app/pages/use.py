@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,14 @@ from typing import Any
 from nicegui import run, ui
 
 from scanwise.app import widgets as w
-from scanwise.app.answers import (
-    IMAGES,
-    AnswerSet,
-    answer_images,
-    new_set_folder,
-    read_set,
-    save_answers,
-)
-from scanwise.app.folders import free_name, images_in, safe_name
+from scanwise.app.answers import IMAGES, AnswerSet, answer_inputs, new_set_folder, read_set
+from scanwise.app.folders import DATA_FILES, free_name, safe_name
 from scanwise.app.pages.data import MOST_BYTES, browse
 from scanwise.app.pages.gallery import Gallery
 from scanwise.app.widgets import Bench
 from scanwise.core.errors import DataError, ScanwiseError
 from scanwise.core.files import atomic_path
+from scanwise.pipeline.find_inputs import find_inputs
 from scanwise.pipeline.runs import Run
 
 LEAD = (
@@ -107,23 +100,23 @@ class Use:
         refused = []
         for file in event.files:
             try:
-                name = safe_name(Path(file.name).name, "name of a file")
+                name = picture_name(file.name)
             except DataError as error:
                 refused.append(str(error))
                 continue
             target = free_name(folder / IMAGES / name)
             await run.io_bound(_save, target, await file.read())
         if refused:
-            w.say(refused[0])
-        await self.ask(folder, folder / IMAGES, self.space.name_of(folder / IMAGES))
+            w.say(" ".join(refused[:3]))
+        if len(refused) < len(event.files):
+            await self.ask(folder, f"{self.space.name_of(folder / IMAGES)}/*")
 
     async def asked(self) -> None:
         given = str(self.folder.value or "").strip()
         if not given:
             self._problem("name a folder of pictures first.")
             return
-        source = self.space.place(given)
-        await self.ask(None, source, self.space.name_of(source))
+        await self.ask(None, self.space.name_of(given))
 
     async def training(self) -> None:
         """Ask about the images that the model was trained on: to find and mend wrong labels."""
@@ -135,7 +128,7 @@ class Use:
         self.folder.value = data
         await self.asked()
 
-    async def ask(self, folder: Path | None, source: Path, name: str) -> None:
+    async def ask(self, folder: Path | None, source: str) -> None:
         """Predict in a thread, show how far it is, then the gallery."""
         if self.work is not None:
             w.say("One set is being answered already; wait for it or cancel it.")
@@ -144,7 +137,7 @@ class Use:
         self.place.clear()
         with self.place:
             self._progress(work)
-        found, message = await w.attempt(self._predict, self.model.value, folder, source, name)
+        found, message = await w.attempt(self._predict, self.model.value, folder, source)
         self.work = None
         if self.place.is_deleted:
             return
@@ -153,14 +146,21 @@ class Use:
         else:
             self._show(found)
 
-    def _predict(self, model: str, folder: Path | None, source: Path, name: str) -> AnswerSet:
+    def _predict(self, model: str, folder: Path | None, source: str) -> AnswerSet:
         work = self.work or Work()
-        files = images_in(source) if folder is None else sorted(source.iterdir())
-        bundle, digest = self.bench.models.open(self.space.place(model))
-        names = [os.path.join(name, file.relative_to(source).as_posix()) for file in files]
-        answers = answer_images(bundle, files, names, work.told, lambda: work.cancelled)
-        target = folder or new_set_folder(self.space)
-        return save_answers(self.space, target, model, digest, name, answers, bundle.class_names)
+        # Names are as commands in the workspace have them; the server runs there.
+        inputs = find_inputs([source])
+        opened = self.bench.models.open(self.space.place(model))
+        return answer_inputs(
+            self.space,
+            folder or new_set_folder(self.space),
+            model,
+            opened,
+            source,
+            inputs,
+            work.told,
+            lambda: work.cancelled,
+        )
 
     def _progress(self, work: Work) -> None:
         def cancel() -> None:
@@ -197,6 +197,18 @@ class Use:
         self.place.clear()
         with self.place:
             Gallery(self.bench, found).build()
+
+
+def picture_name(name: str) -> str:
+    """The name under which a dropped file is kept.
+
+    Raises:
+        DataError: If it can't be a file name, or is that of a table or an array.
+    """
+    clean = safe_name(Path(name.replace("\\", "/")).name, "name of a file")
+    if Path(clean).suffix.lower() in DATA_FILES:
+        raise DataError(f"{clean} is a list or an array, not a picture: give its path instead.")
+    return clean
 
 
 def _save(path: Path, data: bytes) -> None:
