@@ -154,7 +154,8 @@ def process_of(job: Job) -> psutil.Process | None:
         given = process.cmdline()
     except psutil.Error:
         return None
-    return process if given[-len(job.words) :] == list(job.words) else None
+    # A process that has just begun has no command line yet.
+    return process if not given or given[-len(job.words) :] == list(job.words) else None
 
 
 def is_running(job: Job | None) -> bool:

@@ -72,7 +72,7 @@ def clean_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: As the command line says it.
     """
-    said = {name: value for name, value in given.items() if value not in (None, "", False)}
+    said = {n: v for n, v in given.items() if v is not None and v is not False and v != ""}
     make_config(said)
     return said
 
