@@ -139,7 +139,8 @@ def use(page, served, run: Path, cells: Path) -> None:
     assert tiles.count() == 6
     assert "no answer" in tiles.nth(5).inner_text()
     folder = served.root / "predictions" / "set-001"
-    rows = list(csv.DictReader((folder / "predictions.csv").open(newline="")))
+    with (folder / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
     assert [row["status"] for row in rows] == ["ok"] * 5 + ["error"]
     bundle = open_model(run)
     direct = bundle.predict([served.root / row["path"] for row in rows])
@@ -226,14 +227,17 @@ def test_by_keyboard_on_a_narrow_dark_screen(workbench, watched, disc_run, tmp_p
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
     assert page.evaluate("document.body.classList.contains('body--dark')")
-    for path in ("data", "check", "train", "results", "use", "runs", "history", "system"):
-        page.goto(f"{served.url}/{path}")
-        page.locator("main h1").wait_for()
-        page.wait_for_timeout(300)
-        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert wide <= 0, f"/{path} is {wide} px wider than the screen"
-        assert unnamed(page) == [], f"/{path}"
-        assert pale(page) == [], f"/{path}"
+    pages = ("data", "check", "train", "results", "use?answers=set-001", "runs", "history", "system")
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        for path in pages:
+            page.goto(f"{served.url}/{path}")
+            page.locator("main h1").wait_for()
+            page.wait_for_timeout(300)
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, f"/{path} is {wide} px wider than the screen"
+            assert unnamed(page) == [], f"/{path}"
+            assert pale(page) == [], f"/{path}, {scheme}"
     assert (watched.errors, watched.foreign) == ([], [])
 
 
