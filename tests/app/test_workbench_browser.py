@@ -227,7 +227,16 @@ def test_by_keyboard_on_a_narrow_dark_screen(workbench, watched, disc_run, tmp_p
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
     assert page.evaluate("document.body.classList.contains('body--dark')")
-    pages = ("data", "check", "train", "results", "use?answers=set-001", "runs", "history", "system")
+    pages = (
+        "data",
+        "check",
+        "train",
+        "results",
+        "use?answers=set-001",
+        "runs",
+        "history",
+        "system",
+    )
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         for path in pages:

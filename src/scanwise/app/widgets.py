@@ -83,7 +83,7 @@ def frame(bench: Bench, path: str, title: str, lead: str) -> Iterator[None]:
         with ui.element("a").classes("brand").props('href="/data"'):
             html("scanwise <i>workbench</i>", tag="span")
         with element("div", "more"):
-            with element("nav", "more").props('aria-label="More pages"'):
+            with element("nav", "links").props('aria-label="More pages"'):
                 for address, words in MORE:
                     current = ' aria-current="page"' if address == path else ""
                     text("a", words).props(f'href="{address}"{current}')

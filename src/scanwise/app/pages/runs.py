@@ -8,6 +8,7 @@ from nicegui import ui
 
 from scanwise.app import widgets as w
 from scanwise.app.widgets import Bench
+from scanwise.pipeline.summary import looks_text
 from scanwise.studies.run_comparison import RunComparison, compare_runs
 from scanwise.studies.run_table import RunRow, RunTable, list_runs
 
@@ -44,7 +45,8 @@ class Runs:
             w.text(
                 "p",
                 "Tick two runs that were judged on the same test images. The difference is "
-                "measured image by image (paired), so hard images cancel out.",
+                "measured image by image (paired), so hard images cancel out. To train on the "
+                "split of another run, choose it in Train, More settings.",
             )
             with w.element("div", "line"):
                 self.button = w.button("Compare", self.compare, "primary")
@@ -72,7 +74,7 @@ class Runs:
             return f"{made}. {row.state.capitalize()}: {row.reason}."
         test = "test not opened"
         if row.test is not None:
-            test = f"test {row.test} (n = {row.n_test:,}, looked at {row.test_looks} times)"
+            test = f"test {row.test} (n = {row.n_test:,}; {looks_text(row.test_looks)})"
         return f"{made}. Accuracy [95 %]: {test}; validation {row.val} (n = {row.n_val:,})."
 
     def choose(self, name: str, on: bool) -> None:
@@ -85,22 +87,19 @@ class Runs:
         ui.navigate.to("/results")
 
     async def compare(self) -> None:
-        paths = [self.bench.workspace.place(name) for name in self.chosen]
+        paths = [Path(name) for name in self.chosen]  # the server runs in the workspace
         found, message = await w.attempt(compare_runs, paths)
         self.place.clear()
         with self.place:
             if found is None:
                 w.problem(message)
             else:
-                _comparison(found, self.bench.workspace.root)
+                _comparison(found)
 
 
-def _comparison(found: RunComparison, root: Path) -> None:
-    def named(text: str) -> str:
-        return text.replace(f"{root}/", "")
-
+def _comparison(found: RunComparison) -> None:
     for difference in found.differences:
-        name, first = named(difference.run), named(found.names[0])
         for split, comparison in difference.comparisons.items():
-            w.text("p", f"{name} beside {first}, {split}: {comparison.short()}.")
-    w.text("pre", named(found.text()), "log").props('tabindex="0" aria-label="Comparison"')
+            words = f"{difference.run} beside {found.names[0]}, {split}: {comparison.short()}."
+            w.text("p", words)
+    w.text("pre", found.text(), "log").props('tabindex="0" aria-label="Comparison"')

@@ -91,15 +91,18 @@ class Train:
                 self._input("lr", "Learning rate")
                 self._number("size", "Side in pixels (size)")
                 self._number("seed", "Seed")
+                self._select("splits", "Split", self._splits())
             self.plan = w.element("div")
             with w.element("div", "line"):
                 self.starter = w.button("Start training", self.start, "primary")
             self.command = w.command_box("")
         self._show_plan()
 
-    def _field(self, name: str, field: Any) -> None:
-        field.props("outlined dense clearable").classes("grow")
-        field.on_value_change(lambda event: self.set(name, event.value))
+    def _splits(self) -> dict[str, str]:
+        """A new split, or that of an earlier run, so that the two can be compared."""
+        found = {f"{name}/splits.csv": f"that of {name}" for name in self.space.models()}
+        kept = str(self.settings.get("splits") or "")
+        return {"": "a new one", **({kept: kept} if kept else {}), **found}
 
     def _select(self, name: str, words: str, options: dict[str, str]) -> None:
         value = self.settings.get(name) or ""

@@ -197,6 +197,7 @@ class Use:
         self.place.clear()
         with self.place:
             Gallery(self.bench, found).build()
+        self.place.run_method("scrollIntoView")
 
 
 def picture_name(name: str) -> str:
