@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.model_selection import StratifiedGroupKFold
+from torch import Tensor, nn
 
 import scanwise as sw
 from scanwise.core.types import Dataset, Interval, Split
@@ -32,12 +34,17 @@ RUNS = ROOT / "runs" / "folds"
 FOLDS = 5
 BACKBONE = "weights/mobilenet_v2_imagenet"
 SCRATCH, FRESH, FRESH_MLP = "from scratch (default)", "15 views", "guide's head, rate 1e-3, fresh"
+# One factor: the weights that the same network starts from, at a size that a CPU can train it at.
+SAME_PX = 128
+SAME = f"same network from scratch, {SAME_PX} px"
 GUIDE = {"preset": "auto", "lr": 1e-3, "patience": 0}
 # Name, flags, and what it is compared with. The guide's head over 15 epochs sees each of 15 views
 # once: fresh augmentation. The logistic head sees all its views at once.
 METHODS: tuple[tuple[str, dict[str, object], str], ...] = (
     (SCRATCH, {}, SCRATCH),
     ("transfer (default)", {}, SCRATCH),
+    (SAME, {"size": SAME_PX, "epochs": 40, "patience": 0}, SAME),
+    (f"transfer, {SAME_PX} px", {"size": SAME_PX}, SAME),
     ("guide's table (--preset auto)", {"preset": "auto"}, SCRATCH),
     ("logistic, last level", {"levels": "last"}, SCRATCH),
     (FRESH, {"views": 15}, SCRATCH),
@@ -50,6 +57,21 @@ METHODS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("guide's head, rate 1e-3, 8 views", GUIDE | {"views": 8}, FRESH_MLP),
     ("fine-tuned (last:4)", {"finetune": "last:4"}, "transfer (default)"),
 )
+
+
+class RandomWeights(nn.Module):
+    """The backbone's own architecture with random weights and one linear layer."""
+
+    def __init__(self, backbone: Path, num_classes: int, seed: int) -> None:
+        from transformers import AutoConfig, AutoModel
+
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = AutoModel.from_config(AutoConfig.from_pretrained(backbone))
+        self.head = nn.Linear(1280, num_classes)  # MobileNetV2's width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images).pooler_output)
 
 
 def folds(dataset: Dataset, seed: int) -> list[Split]:
@@ -69,8 +91,8 @@ def out_of_fold(
     name: str, flags: dict[str, object], data: Path, backbone: Path, seed: int
 ) -> tuple[Predictions, float]:
     """Pooled test predictions of the five folds, and the seconds of all five runs."""
-    transfer = not name.startswith("from scratch")
-    size = 224 if transfer else None
+    transfer = "from scratch" not in name
+    size = flags.get("size", 224 if transfer else None)
     dataset = sw.load(data, group="group", **({"size": size} if size else {}))
     slug = "".join(c if c.isalnum() else "-" for c in name)
     settings = dict(flags) | ({"model": f"hf:{backbone}"} if transfer else {})
@@ -81,6 +103,8 @@ def out_of_fold(
             shutil.rmtree(folder, ignore_errors=True)
             csv_path = RUNS / f"seed{seed}-fold{number}.csv"
             RUNS.mkdir(parents=True, exist_ok=True)
+            if name == SAME:  # anew: training changes it
+                settings["model"] = RandomWeights(backbone, len(dataset.class_names), seed)
             write_splits(csv_path, dataset, split)
             sw.train(
                 str(data), group="group", splits=str(csv_path), seed=seed, output=str(folder),

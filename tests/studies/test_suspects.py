@@ -16,7 +16,6 @@ from scanwise.cli import main
 from scanwise.core.config import make_config
 from scanwise.core.errors import DataError, RunError
 from scanwise.data.arrays import from_arrays
-from scanwise.data.folds import divide_rows
 from scanwise.data.load import load
 from scanwise.pipeline import quick_folds
 from scanwise.pipeline.quick_folds import edge_histogram, quick_features, quick_out_of_fold
@@ -44,26 +43,34 @@ def test_a_flat_image_has_finite_features() -> None:
     assert quick_features(images).shape == (2, 54 + 588 + 128)
 
 
-def test_no_group_and_no_copy_lies_in_both_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_answered_by_itself_its_group_or_its_copy() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (60, 16, 16), np.uint8)
     pixels[50] = pixels[3]  # a copy in another group
     groups = tuple(f"g{i // 3}" for i in range(60))
     dataset = replace(from_arrays(pixels, np.arange(60) % 2), groups=groups)
-    seen = []
+    before = quick_out_of_fold(dataset).probabilities
+    joined = [3, 4, 5, 48, 49, 50]  # two groups that share a copy
+    targets = dataset.targets.copy()
+    targets[joined] = 1 - targets[joined]
+    after = quick_out_of_fold(replace(dataset, targets=targets)).probabilities
+    # Their labels reach them through the temperature alone, which keeps the order.
+    order = [np.argsort(each[joined, 1]) for each in (before, after)]
+    np.testing.assert_array_equal(*order)
+    logits = [np.log(each[:, 1] / each[:, 0]) for each in (before, after)]
+    ratio = logits[1][joined] / logits[0][joined]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+    others = np.setdiff1d(np.arange(60), joined)
+    assert np.ptp(logits[1][others] / logits[0][others]) > 0.1
 
-    def watch(*given, **more):
-        parts = divide_rows(*given, **more)
-        seen.extend(parts)
-        return parts
 
-    monkeypatch.setattr(quick_folds, "divide_rows", watch)
-    answers = quick_out_of_fold(dataset, folds=4)
-    assert len(answers) == 60
-    assert len(seen) == 4 * quick_folds.REPEATS
-    for learned, asked in seen:
-        assert not {groups[i] for i in learned} & {groups[i] for i in asked}
-        assert (3 in learned) == (50 in learned)
+def test_many_images_answer_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(120) % 2
+    pixels = (rng.integers(0, 60, (120, 16, 16)) + 90 * targets[:, None, None]).astype(np.uint8)
+    monkeypatch.setattr(quick_folds, "MOST_ROWS", 40)
+    answers = quick_out_of_fold(from_arrays(pixels, targets))
+    assert (answers.predicted == targets).mean() == 1
 
 
 def test_planted_wrong_labels_come_first(tmp_path: Path, shared: Path) -> None:
@@ -162,3 +169,19 @@ def main_ok(*words: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code == 0
+
+
+def test_a_pretrained_network_helps_without_training(tmp_path: Path, tiny_hub: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(48) % 2
+    pixels = (rng.integers(0, 90, (48, 16, 16)) + 60 * targets[:, None, None]).astype(np.uint8)
+    file = tmp_path / "two.npz"
+    np.savez(file, X=pixels, y=targets)
+    plain = suggest(make_config({"data": str(file)}), output=tmp_path / "plain")
+    config = make_config({"data": str(file), "model": f"hf:{tiny_hub}"})
+    found = suggest(config, output=tmp_path / "out")
+    assert found.how == f"{plain.how}, hf:{tiny_hub.name}"
+    assert not (tmp_path / "out/study").exists()
+    assert (found.predictions.predicted == targets).all()
+    assert not np.allclose(found.predictions.probabilities, plain.predictions.probabilities)
+    assert plain.predictions.probabilities.max() < 1 - 1e-6  # separable, and yet no certainty

@@ -35,7 +35,9 @@ def suggest(
             help="Data, as for train, or the folder of a `train --cv` study.", show_default=False
         ),
     ],
-    folds: Annotated[str, typer.Option("--folds", metavar="INT", help="Of the answers.")] = "5",
+    folds: Annotated[
+        str, typer.Option("--folds", metavar="INT", help="Of a cross-validation.")
+    ] = "5",
     number: Annotated[str, typer.Option("-n", metavar="INT", help="Suspects to list.")] = "50",
     output: Annotated[
         Path | None,
@@ -45,7 +47,8 @@ def suggest(
 ) -> None:
     """List the labels that are probably wrong; nothing is changed.
 
-    Without --model a quick classifier answers (seconds); with it a network is cross-validated.
+    A quick classifier answers (seconds), with a pretrained --model on its features too; any other
+    --model is cross-validated.
     """
     config = gather_settings(data, settings, None)
     how_many, parts = whole_number("n", number), whole_number("folds", folds)

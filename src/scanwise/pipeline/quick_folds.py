@@ -1,4 +1,4 @@
-"""Out-of-fold probabilities in seconds: simple descriptions of images and logistic regression.
+"""Out-of-fold probabilities in seconds: simple descriptions of images and kernel regression.
 
 Good enough to tell which labels are suspicious (benchmarks/wrong_labels.py measures it), and far
 too simple to be delivered as a model.
@@ -11,25 +11,24 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 
 from scanwise.core.types import Dataset
 from scanwise.data.duplicates import duplicate_groups, find_duplicates
-from scanwise.data.folds import divide_rows
 from scanwise.data.views import to_8bit
+from scanwise.metrics.calibration import apply_temperature, fit_temperature
+from scanwise.metrics.inputs import one_hot
 from scanwise.metrics.predictions import Predictions, make_predictions
 from scanwise.pipeline.baselines import histogram_features
-from scanwise.training.logistic import fit_logistic
+from scanwise.training.kernel_ridge import answers_without, rbf_kernel
 
 # Measured on BreastMNIST, PneumoniaMNIST, DermaMNIST and blood cells with 10 % wrong labels:
 # pixels, gradients and histogram together beat each alone; weaker penalties learn the wrong labels.
 PIXELS_PX = 14
 EDGES_PX, CELLS, ORIENTATIONS = 32, 4, 8
-STRENGTH = 0.01  # scikit-learn's C on standardised numbers
-REPEATS = 3  # divisions into folds whose probabilities are averaged
-MOST_ROWS = 10_000  # that one regression is fitted on
+PENALTY = 0.7  # of the regression
+MOST_ROWS = 4000  # of one regression
 BLOCK = 256  # images described at a time
-WORDS = "logistic regression on pixels, gradients and histogram"
+WORDS = "kernel regression on pixels, gradients and histogram"
 
 
 def quick_features(images: NDArray[Any]) -> NDArray[np.float32]:
@@ -75,64 +74,67 @@ def edge_histogram(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.sqrt(found / (np.sum(found) + 1e-6)).astype(np.float32)
 
 
-def quick_out_of_fold(dataset: Dataset, *, folds: int = 5, seed: int = 0) -> Predictions:
-    """Probabilities of each image from a classifier fitted without it, its group and its copies.
+def quick_out_of_fold(
+    dataset: Dataset, *, seed: int = 0, extra: NDArray[np.float32] | None = None
+) -> Predictions:
+    """Probabilities of each image from a regression fitted without it, its group and exact copies.
+
+    Images that are merely alike do answer for each other: that a second picture of a lesion has
+    another label is the clearest of suspicions. Where labels were given to whole patients, name
+    the groups, else a wrong one is confirmed by the patient's other pictures. One temperature makes
+    the regression's values probabilities; it is all that an image's own label has a part in.
 
     Args:
         dataset: The data. Images of a delivered test split are left alone.
-        folds: Parts; each is answered by a regression fitted on the others.
-        seed: Of the divisions; probabilities are averaged over three.
+        seed: Divides more than `MOST_ROWS` images into parts that answer for themselves.
+        extra: Further features float (n, d), such as those of a pretrained network; the likeness
+            of two images is then the mean of both descriptions'.
 
     Returns:
         One row an image, in the data set's order; the split reads 'test', as in cross-validation.
-
-    Raises:
-        SplitError: If there can't be so many folds.
     """
     rows = np.arange(len(dataset))
     if dataset.given_split is not None:
         rows = np.flatnonzero(np.asarray(dataset.given_split) != "test")
-    copies = find_duplicates(dataset.images, dataset.targets)
-    joined = dataset
-    if copies.clusters:
-        joined = dataset.with_groups(duplicate_groups(copies, len(dataset), dataset.groups))
-    features = quick_features(dataset.images)
-    total = np.zeros((len(dataset), dataset.num_classes))
-    for repeat in range(REPEATS):
-        for learned, asked in divide_rows(joined, rows, folds, seed=seed + repeat):
-            total[asked] += _answers(dataset, features, learned, asked, seed + repeat)
+    copies = find_duplicates(dataset.images, dataset.targets, near=False)
+    names = np.array(duplicate_groups(copies, len(dataset), dataset.groups))
+    descriptions = [quick_features(dataset.images)]
+    if extra is not None:
+        descriptions.append(extra)
+    truth = one_hot(dataset.targets, dataset.num_classes, dataset.task)
+    values = np.zeros(truth.shape)
+    for part in _parts(names[rows], seed):
+        chosen = rows[part]
+        kernel = rbf_kernel([each[chosen] for each in descriptions])
+        groups = group_rows(names[chosen])
+        values[chosen] = answers_without(kernel, truth[chosen], groups, PENALTY)
+    # The values lie about 0 to 1, and a temperature is 0.1 at least: none becomes a certainty.
+    logits = values[rows] - (0.5 if dataset.task == "multilabel" else 0.0)
+    temperature = fit_temperature(logits, dataset.targets[rows], dataset.task)
     return make_predictions(
         sample=tuple(dataset.sample_ids[row] for row in rows),
         split=("test",) * len(rows),
         targets=dataset.targets[rows],
-        probabilities=total[rows] / REPEATS,
+        probabilities=apply_temperature(logits, temperature, dataset.task),
         class_names=dataset.class_names,
         task=dataset.task,
-        groups=None if joined.groups is None else tuple(joined.groups[row] for row in rows),
+        groups=tuple(names[rows].tolist()),
     )
 
 
-def _answers(
-    dataset: Dataset,
-    features: NDArray[np.float32],
-    learned: NDArray[np.int64],
-    asked: NDArray[np.int64],
-    seed: int,
-) -> NDArray[np.float64]:
-    """Probabilities (m, k) of the rows `asked` by a regression on the rows `learned`."""
-    if len(learned) > MOST_ROWS:
-        learned = np.sort(np.random.default_rng(seed).choice(learned, MOST_ROWS, replace=False))
-    model = next(
-        fit_logistic(
-            features[learned][:, None],
-            dataset.targets[learned],
-            num_classes=dataset.num_classes,
-            penalties=(1 / (STRENGTH * len(learned)),),
-        )
-    )
-    logits = features[asked].astype(np.float64) @ model.weight.T + model.bias
-    found = expit(logits) if dataset.task == "multilabel" else softmax(logits, axis=1)
-    return np.asarray(found, np.float64)
+def group_rows(names: NDArray[np.str_]) -> list[NDArray[np.int64]]:
+    """Row numbers of each name."""
+    number = np.unique(names, return_inverse=True)[1]
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+
+
+def _parts(names: NDArray[np.str_], seed: int) -> list[NDArray[np.int64]]:
+    """Rows in parts of about `MOST_ROWS` at most, no group in two of them."""
+    groups = group_rows(names)
+    count = -(-len(names) // MOST_ROWS)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [np.concatenate([groups[i] for i in order[part::count]]) for part in range(count)]
 
 
 def _resized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -22,11 +22,13 @@ from scanwise.metrics.intervals import group_numbers, wilson_interval
 from scanwise.metrics.label_errors import MIN_IMAGES, TOO_FEW, LabelErrors, find_label_errors
 from scanwise.metrics.predictions import Predictions, read_predictions
 from scanwise.pipeline.label_journal import counted, default_folder, latest, path_in, read_journal
-from scanwise.pipeline.quick_folds import REPEATS, WORDS, quick_out_of_fold
+from scanwise.pipeline.pretrained_features import pretrained_features
+from scanwise.pipeline.quick_folds import WORDS, quick_out_of_fold
 from scanwise.pipeline.relabel import label_text
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.tables import aligned
 from scanwise.pipeline.train import load_data
+from scanwise.pipeline.transfer import with_backbone
 from scanwise.report.label_pages import Suspect, write_suspects_page
 from scanwise.studies.cross_validation import OUT_OF_FOLD
 
@@ -146,9 +148,10 @@ def suggest(
     """Find suspected labels, and write suspects.csv, suspects.html and suspects.json.
 
     Args:
-        config: `data` names the data, or the folder of a `train --cv` study; with `model` a network
-            is cross-validated first, else a quick classifier answers.
-        folds: Of the answers, where they are made here.
+        config: `data` names the data, or the folder of a `train --cv` study. A quick classifier
+            answers, with the features of a pretrained `model` if one is named; any other `model`,
+            and one that is to be fine-tuned, is cross-validated.
+        folds: Of that cross-validation.
         how_many: Suspects to list.
         output: The labels folder; `label_journal.default_folder` if None.
         force: Replace a suspects.csv that is there.
@@ -175,11 +178,14 @@ def suggest(
             f"{given} is one training, whose answers on its own training images say nothing of "
             "their labels; give the data, or the folder of `scanwise train DATA --cv 5`."
         )
+    config, backbone = (config, None) if config.finetune else with_backbone(config)
     dataset = load_data(config)
     folder = _free(output or default_folder(config.data, dataset), force)
-    if config.model is None and config.weights is None:
-        answers = quick_out_of_fold(dataset, folds=folds, seed=config.seed)
-        how = f"{WORDS}, {folds} folds {REPEATS} times"
+    if backbone is not None or (config.model is None and config.weights is None):
+        extra, how = None, WORDS
+        if backbone is not None:
+            extra, how = pretrained_features(dataset, backbone), f"{WORDS}, {backbone.spec.name}"
+        answers = quick_out_of_fold(dataset, seed=config.seed, extra=extra)
         return _finish(dataset, config, answers, how, folder, how_many)
     from scanwise.studies.compare import Asked
     from scanwise.studies.cross_validation import cross_validate
