@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scanwise import __version__
+from scanwise.cli.app import app as workbench
 from scanwise.cli.benchmark import benchmark
 from scanwise.cli.compare import (
     AddressOption,
@@ -288,6 +289,7 @@ for verb in (
     recommend, explain, robustness, ood, errors, counts, predict, export, serve, monitor, doctor,
 ):  # fmt: skip
     app.command()(verb)
+app.command(name="app")(workbench)
 app.command(name="suggest-labels")(suggest_labels)
 app.add_typer(relabel_app, name="relabel")
 app.add_typer(runs_app, name="runs")
