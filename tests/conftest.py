@@ -39,9 +39,11 @@ def shared() -> Path:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium, driven by Playwright; skips where there is none.
+
+    For a module only: Playwright keeps an event loop running, beside which asyncio.run fails.
 
     With SCANWISE_REQUIRE_BROWSER=1 (set where it must be there) its absence is a failure.
     """
