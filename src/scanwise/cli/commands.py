@@ -27,6 +27,7 @@ from scanwise.cli.ensemble import ensemble
 from scanwise.cli.errors import errors
 from scanwise.cli.evaluate import evaluate
 from scanwise.cli.explain import explain
+from scanwise.cli.explain_term import explain_term
 from scanwise.cli.export import export
 from scanwise.cli.launch import start_processes
 from scanwise.cli.monitor import monitor
@@ -291,6 +292,7 @@ for verb in (
     app.command()(verb)
 app.command(name="app")(workbench)
 app.command(name="suggest-labels")(suggest_labels)
+app.command(name="explain-term")(explain_term)
 app.add_typer(relabel_app, name="relabel")
 app.add_typer(runs_app, name="runs")
 app.add_typer(weights_app, name="weights")
