@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 CODE = re.compile(r"[A-Z]\d{3}")
@@ -61,16 +62,17 @@ def messages(source: Path, kinds: frozenset[str]) -> list[Message]:
 
 def code_uses(source: Path) -> list[CodeUse]:
     """Every call that is handed a code such as "D001", the texts that follow it, and its rule."""
-    found = []
-    for call in _calls(source):
+    found, calls = [], list(_calls(source))
+    helpers = _helpers(calls)
+    for call in calls:
         values = [*call.node.args, *(word.value for word in call.node.keywords)]
         codes = [value.value for value in values if _is_code(value)]
-        if len(codes) != 1 or call.name in ("has", "removesuffix", "append", "get"):
+        if len(codes) != 1:
             continue
         evidence, advice = _told(call)
         if evidence:
-            severities = _severities(call)
             about = inspect.cleandoc(ast.get_docstring(call.scope) or "") if _is_def(call) else ""
+            severities = _severities(call) or helpers.get((call.module, call.name), ())
             found.append(CodeUse(codes[0], severities, evidence, advice, about, call.module))
     return found
 
@@ -87,7 +89,9 @@ def templates(node: ast.expr, scope: ast.AST) -> list[str]:
         return [*templates(node.body, scope), *templates(node.orelse, scope)]
     if isinstance(node, ast.JoinedStr):
         parts = [templates(part, scope) for part in node.values]
-        return ["".join(each) for each in itertools.islice(itertools.product(*parts), MOST_READINGS)]
+        return [
+            "".join(each) for each in itertools.islice(itertools.product(*parts), MOST_READINGS)
+        ]
     if isinstance(node, ast.FormattedValue):
         if isinstance(node.value, ast.IfExp):
             return templates(node.value, scope)
@@ -96,15 +100,26 @@ def templates(node: ast.expr, scope: ast.AST) -> list[str]:
         pairs = itertools.product(templates(node.left, scope), templates(node.right, scope))
         return [left + right for left, right in itertools.islice(pairs, MOST_READINGS)]
     if isinstance(node, ast.Name):
-        values = [
-            each.value
-            for each in ast.walk(scope)
-            if isinstance(each, ast.Assign)
-            and any(isinstance(to, ast.Name) and to.id == node.id for to in each.targets)
-        ]
-        texts = [text for value in values if _is_text(value) for text in templates(value, scope)]
+        values = [value for name, value in _assigned(scope) if name == node.id]
+        texts = [text for value in values for text in templates(value, scope)]
         return texts or [f"{{{node.id}}}"]
     return [f"{{{_short(node)}}}"]
+
+
+@cache
+def _assigned(scope: ast.AST) -> tuple[tuple[str, ast.expr], ...]:
+    """Local names with the texts that they are given, but those made from themselves."""
+    return tuple(
+        (target.id, each.value)
+        for each in ast.walk(scope)
+        if isinstance(each, ast.Assign) and _is_text(each.value)
+        for target in each.targets
+        if isinstance(target, ast.Name) and target.id not in _names(each.value)
+    )
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _calls(source: Path) -> Iterator[_Call]:
@@ -114,12 +129,12 @@ def _calls(source: Path) -> Iterator[_Call]:
         module = path.relative_to(source).with_suffix("").as_posix()
         scopes: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
         while scopes:
-            node, scope = scopes.pop(0)
+            node, scope = scopes.pop()
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
                 yield _Call(node, name, scope, module)
             inner = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else scope
-            scopes[:0] = [(child, inner) for child in ast.iter_child_nodes(node)]
+            scopes += [(child, inner) for child in ast.iter_child_nodes(node)][::-1]
 
 
 def _told(call: _Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -135,10 +150,11 @@ def _told(call: _Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
     ]
     evidence = named.get("evidence", rest[0] if rest else None)
     advice = named.get("advice", rest[1] if len(rest) > 1 else None)
-    return tuple(
-        tuple(text for text in templates(value, call.scope) if _says(text)) if value else ()
-        for value in (evidence, advice)
-    )  # type: ignore[return-value]
+    return _texts(evidence, call), _texts(advice, call)
+
+
+def _texts(value: ast.expr | None, call: _Call) -> tuple[str, ...]:
+    return tuple(templates(value, call.scope)) if value is not None else ()
 
 
 def _severities(call: _Call) -> tuple[str, ...]:
@@ -151,6 +167,18 @@ def _severities(call: _Call) -> tuple[str, ...]:
     return tuple(name for name in SEVERITIES if name in found)
 
 
+def _helpers(calls: list[_Call]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The severities that a function gives to findings whose code it is handed."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for call in calls:
+        codes = [arg for arg in call.node.args if isinstance(arg, ast.Name) and arg.id == "code"]
+        if call.name == "Finding" and codes and isinstance(call.scope, ast.FunctionDef):
+            place = call.module, call.scope.name
+            known = {*found.get(place, ()), *_severities(call)}
+            found[place] = tuple(name for name in SEVERITIES if name in known)
+    return found
+
+
 def _is_code(node: ast.expr) -> bool:
     return (
         isinstance(node, ast.Constant)
@@ -160,8 +188,10 @@ def _is_code(node: ast.expr) -> bool:
 
 
 def _is_severity_choice(node: ast.expr) -> bool:
-    return isinstance(node, ast.IfExp) and isinstance(node.body, ast.Constant) and (
-        node.body.value in SEVERITIES
+    return (
+        isinstance(node, ast.IfExp)
+        and isinstance(node.body, ast.Constant)
+        and (node.body.value in SEVERITIES)
     )
 
 

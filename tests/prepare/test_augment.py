@@ -319,7 +319,7 @@ def test_flips_follow_the_classes_unless_told_otherwise():
     assert not silent.findings
     told = choose_augmentation("gentle", class_names=SIDED, flip=True)
     assert told.augmentation.flip_horizontal
-    assert [finding.code for finding in told.findings] == ["A001"]
+    assert [finding.code for finding in told.findings] == ["P001"]
     assert "'kidney-left', 'kidney-right'" in told.findings[0].evidence
     assert "liver" not in told.findings[0].evidence
     off = choose_augmentation("gentle", class_names=SIDED, flip=False)

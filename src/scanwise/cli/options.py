@@ -99,6 +99,11 @@ def _base(annotation: Any) -> Any:
     return annotation
 
 
+def setting_values(field: FieldInfo) -> str:
+    """What a setting takes, in words for its table: "yes, no", "INT" or its choices."""
+    return "yes, no" if _base(field.annotation) is bool else _metavar(field).replace("|", ", ")
+
+
 def _metavar(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "metavar" in extra:

@@ -27,16 +27,48 @@ MARKERS = ("plan.yaml", "config.yaml")
 SUMMARY_PAGE = "TRAINING_SUMMARY.md"
 
 # All that scanwise writes into a run folder; `runs rm` deletes no folder that holds more.
-CONTENTS = (
-    "config.yaml", "plan.yaml", "env.json", "log.txt", "dataset.json", "splits.csv", "history.csv",
-    "training.json", "time_plan.json", "metrics.json", "metrics.md", "predictions.csv",
-    "decisions.json", "test_ledger.csv", "reproduction.json", "recommendations.json",
-    "report.html", "report.md", "report.json", "checkpoints", "bundle", "plots", "errors",
-    "baselines", "medmnist", "ensemble.yaml", "answers", "tensorboard", "mlruns",
-    "explanations",
-    "metadata.csv", "slices.json", "groups.json", "robustness.json",
-    "unknown_scores.csv", "unknown.json", "ood.json", "confusions.json", "learning_curve", "export",
-)  # fmt: skip
+CONTENTS = {
+    "config.yaml": "the settings as they were said",
+    "plan.yaml": "every setting that was chosen for you, with its reason",
+    "env.json": "versions, processor, device, threads, commit, and when the run began",
+    "log.txt": "what the screen showed",
+    "dataset.json": "the data: classes, counts, split, what the checks found",
+    "splits.csv": "`path,sha256,split,group`: which image lay in which split; reuse it with `--splits`",
+    "metadata.csv": "further columns (sex, site, age) of validation and test images",
+    "history.csv": "a row an epoch: losses, accuracies, learning rate, times",
+    "training.json": "how the training ended: best epoch, why it stopped, what it was probed for",
+    "time_plan.json": "what `--time-limit` measured and decided",
+    "predictions.csv": "`sample,split,target,predicted,prob_<class>…` of validation and test",
+    "metrics.json": "every score of every split with its interval",
+    "metrics.md": "the same as tables",
+    "decisions.json": "temperature, thresholds and prediction sets with their evidence",
+    "confusions.json": "which classes are mistaken for which",
+    "slices.json": "scores of parts of the images, such as sex, site, age",
+    "groups.json": "one verdict a patient, slide or lesion",
+    "robustness.json": "scores on worse pictures",
+    "unknown.json": "the share of images told to be unlike the training images",
+    "unknown_scores.csv": "how unlike, for each image of validation and test",
+    "ood.json": "how well foreign images are told",
+    "recommendations.json": "what was tried, and whether it helped",
+    "reproduction.json": "this run beside the one that it repeats, number by number",
+    "test_ledger.csv": "each look at test: when, by which command",
+    "report.html": "the report, one file that needs no network",
+    "report.md": "the same as Markdown",
+    "report.json": "the same for programs, with all findings",
+    "bundle": "the model with all that it needs, to use or to move",
+    "checkpoints": "to go on after an interruption",
+    "plots": "the figures of the report",
+    "errors": "the gallery of mistakes: open `errors/index.html`",
+    "explanations": "maps of evidence and their tests",
+    "baselines": "the simple models that the network must beat",
+    "learning_curve": "scores on growing parts of the training images",
+    "export": "the model as one file for other programs, and the proof that it answers alike",
+    "medmnist": "probabilities in the form that MedMNIST's own evaluator reads",
+    "ensemble.yaml": "an ensemble: its members and weights",
+    "answers": "an ensemble: the answers of each member",
+    "tensorboard": "logs for TensorBoard",
+    "mlruns": "logs for MLflow",
+}
 # Stages of fine-tuning, and what an interrupted atomic write leaves.
 CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"
 

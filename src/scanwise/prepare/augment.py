@@ -356,7 +356,7 @@ def _words(name: str) -> list[str]:
 
 def _flip_finding(listed: str) -> Finding:
     return Finding(
-        code="A001",
+        code="P001",
         severity="warning",
         evidence=f"images are mirrored although classes tell left from right: {listed}.",
         advice="A mirrored left looks like a right; train without mirroring.",
