@@ -322,8 +322,9 @@ def _meaning(name: str, about: str) -> str:
 
 
 def _text(text: str) -> str:
-    """A template as Markdown text: nothing in it is taken for markup."""
-    return re.sub(r"([*_<>`\[\]])", r"\\\1", text.strip())
+    """A template as Markdown text; only what stands between two backticks is markup."""
+    parts = re.split(r"(`[^`{}]+`)", text.strip())
+    return "".join(p if p.startswith("`") else re.sub(r"([*_<>`\[\]])", r"\\\1", p) for p in parts)
 
 
 def _unique(texts: Iterable[str]) -> list[str]:
@@ -352,7 +353,7 @@ def errors_page() -> str:
         ),
     ]
     for name, kind in kinds.items():
-        parts.append(f"## {name}\n\n{kind.__doc__} Exit code {kind.exit_code}.")
+        parts.append(f"## {name}\n\n{kind.__doc__}")
         for floor, title in FLOORS.items():
             texts = [
                 t
@@ -455,9 +456,8 @@ def _members(thing: type) -> Iterator[tuple[str, Any]]:
 
 def _wrapped(signature: str) -> str:
     """A long signature with one argument a line, without the quotes and homes of its types."""
-    plain = re.sub(
-        r"\b(?:scanwise|numpy|collections|pathlib)\.(?:[\w]+\.)*", "", signature.replace("'", "")
-    )
+    plain = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
+    plain = re.sub(r"\b(?:scanwise|numpy|collections|pathlib)\.(?:\w+\.)*", "", plain)
     if len(plain) < 80:
         return plain
     inside, _, after = plain[1:].rpartition(")")

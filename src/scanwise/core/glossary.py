@@ -1,4 +1,4 @@
-"""The words of reports and pages, plainly: one file of terms, and finding one by any of its names."""
+"""The words of reports and pages, plainly: one file of terms, each found by any of its names."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ CONTENTS = {
     "env.json": "versions, processor, device, threads, commit, and when the run began",
     "log.txt": "what the screen showed",
     "dataset.json": "the data: classes, counts, split, what the checks found",
-    "splits.csv": "`path,sha256,split,group`: which image lay in which split; reuse it with `--splits`",
+    "splits.csv": "`path,sha256,split,group` of each image; reuse it with `--splits`",
     "metadata.csv": "further columns (sex, site, age) of validation and test images",
     "history.csv": "a row an epoch: losses, accuracies, learning rate, times",
     "training.json": "how the training ended: best epoch, why it stopped, what it was probed for",
