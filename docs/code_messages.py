@@ -93,6 +93,10 @@ def templates(node: ast.expr, scope: ast.AST) -> list[str]:
             "".join(each) for each in itertools.islice(itertools.product(*parts), MOST_READINGS)
         ]
     if isinstance(node, ast.FormattedValue):
+        known = _constant(node.value)
+        if known is not None:
+            spec = "".join(templates(node.format_spec, scope)) if node.format_spec else ""
+            return [format(known, spec)]
         if isinstance(node.value, ast.IfExp):
             return templates(node.value, scope)
         return [f"{{{_short(node.value)}}}"]
@@ -125,7 +129,7 @@ def _names(node: ast.AST) -> set[str]:
 def _calls(source: Path) -> Iterator[_Call]:
     """Every call below `source` with the innermost function around it."""
     for path in sorted(source.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = _with_constants(ast.parse(path.read_text(encoding="utf-8")))
         module = path.relative_to(source).with_suffix("").as_posix()
         scopes: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
         while scopes:
@@ -135,6 +139,33 @@ def _calls(source: Path) -> Iterator[_Call]:
                 yield _Call(node, name, scope, module)
             inner = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else scope
             scopes += [(child, inner) for child in ast.iter_child_nodes(node)][::-1]
+
+
+def _with_constants(tree: ast.Module) -> ast.Module:
+    """The module with the values of its own constants (MIN_CLASS = 5) in their places."""
+    values = {
+        each.targets[0].id: each.value
+        for each in tree.body
+        if isinstance(each, ast.Assign)
+        and isinstance(each.targets[0], ast.Name)
+        and isinstance(each.value, ast.Constant | ast.Tuple)
+    }
+
+    class Fill(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+
+    return Fill().visit(tree)
+
+
+def _constant(node: ast.expr) -> object:
+    """The value of a constant, or of one element of a constant tuple; None for anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Tuple):
+        place = _constant(node.slice)
+        return _constant(node.value.elts[place]) if isinstance(place, int) else None
+    return None
 
 
 def _told(call: _Call) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -25,12 +25,26 @@ OUTSIDE = (
 )
 PREFIX = "repository/"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?(?=\))")
-# Loaded by the theme only for diagrams, very old browsers and repository badges, none of which we have.
+# The theme loads these for diagrams, very old browsers and repository badges only; we have none.
 FOREIGN = re.compile(r"https://(?:unpkg\.com|api\.github\.com)/")
 
 
+# Pages of the navigation that belong to parts which a checkout may not have yet.
+OPTIONAL = {"predicting.md", "exporting.md", "serving.md", "workbench.md"}
+
+
+def on_config(config: Any) -> Any:
+    """Leave optional pages out of the navigation where they are not there."""
+    gone = {name for name in OPTIONAL if not (Path(config.docs_dir) / name).is_file()}
+    for section in config.nav:
+        for title, pages in section.items():
+            if isinstance(pages, list):
+                section[title] = [page for page in pages if not gone & set(map(str, page.values()))]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files outside docs/; leave pages out of the navigation that are not there yet."""
+    """Add the files outside docs/ that its pages link to."""
     for path in sorted(path for pattern in OUTSIDE for path in ROOT.glob(pattern)):
         place = PREFIX + path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(path)))
