@@ -1,6 +1,6 @@
-"""Regenerate what docs/guide.md shows of the tool: `make docs`, or `make_guide.py --check`.
+"""Regenerate what the guide and the tutorials show: `make docs`, or `make_guide.py --check`.
 
-A block of the guide is an HTML comment that names its source, and what follows it:
+A block of a page is an HTML comment that names its source, and what follows it:
 
     <!-- run: scanwise train ...      the command, run in a scratch folder; then a fence
     show: REGEX                       only the output's lines that match; gaps become "…"
@@ -8,8 +8,10 @@ A block of the guide is an HTML comment that names its source, and what follows 
     <!-- file: runs/x/report.md       lines of a file that an earlier block made; then a fence
     show: REGEX -->
     <!-- table: NAME -->              made by the function of that name, up to <!-- end -->
+    <!-- python -->                   a fence of Python, run after what stands above it; then a
+                                      fence of what it prints
 
-Blocks run in order, a command once. A block whose new output agrees with the old (`differences`) is
+Blocks of a page run in order in one folder, a command once. A block whose new output agrees with the old (`differences`) is
 left as it is, so that times and last digits do not change the file on every machine. Folders that
 only some machines have are linked into the scratch folder; blocks that need an absent one are kept.
 """
@@ -28,14 +30,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GUIDE = Path(__file__).with_name("guide.md")
+PAGES = (GUIDE, *sorted(GUIDE.with_name("tutorials").glob("*.md")))
 # Name in the guide -> place under the folder of real images (SCANWISE_SHARED).
 LINKS = {
     "bccd_287": "data/folders/bccd_287",
     "mobilenet_v2_imagenet": "weights/mobilenet_v2_imagenet",
 }
 BLOCK = re.compile(
-    r"<!-- (?P<kind>run|file|table): (?P<what>[^\n]*?)(?P<more>(?:\n[^\n]*?)*?) -->\n"
-    r"(?:```console\n(?P<fence>.*?)\n```\n|(?P<table>(?:(?!<!--).)*?)<!-- end -->\n)",
+    r"<!-- (?P<kind>run|file|table|python)(?:: (?P<what>[^\n]*?))?(?P<more>(?:\n[^\n]*?)*?) -->\n"
+    r"(?:```console\n(?P<fence>.*?)\n```\n|```python\n(?P<code>.*?)\n```\n```text\n(?P<said>.*?)\n```\n"
+    r"|(?P<table>(?:(?!<!--).)*?)<!-- end -->\n)",
     re.DOTALL,
 )
 EPOCH_LINE = re.compile(
@@ -52,10 +56,10 @@ FINDING = re.compile(r"\*\*([A-Z]\d{3}) ")
 
 @dataclass(frozen=True)
 class Block:
-    """One generated part of the guide."""
+    """One generated part of a page."""
 
     kind: str
-    what: str
+    what: str  # the command, file or table; of Python its source
     show: str
     about: bool
     text: str  # between the fence's lines, or the table
@@ -69,12 +73,12 @@ class Block:
 def read_block(match: re.Match[str]) -> Block:
     more = match["more"].split("\n")[1:]
     show = next((line[6:] for line in more if line.startswith("show: ")), "")
-    text = match["fence"] if match["fence"] is not None else match["table"]
-    return Block(match["kind"], match["what"], show, "about" in more, text)
+    text = next(text for text in map(match.group, ("fence", "said", "table")) if text is not None)
+    return Block(match["kind"], match["code"] or match["what"], show, "about" in more, text)
 
 
 def blocks(guide: str) -> list[Block]:
-    """The generated blocks of the guide, in order."""
+    """The generated blocks of a page, in order."""
     return [read_block(match) for match in BLOCK.finditer(guide)]
 
 
@@ -85,6 +89,7 @@ class Maker:
     folder: Path
     shared: Path | None = None
     outputs: dict[str, str] = field(default_factory=dict)
+    names: dict[str, object] = field(default_factory=dict)  # of the page's Python
 
     def __post_init__(self) -> None:
         for name, place in LINKS.items():
@@ -101,6 +106,8 @@ class Maker:
         if block.kind == "file":
             lines = (self.folder / block.what).read_text(encoding="utf-8")
             return f"{block.what}:\n{chosen_lines(lines, block.show)}"
+        if block.kind == "python":
+            return run_python(block.what, self.folder, self.names)
         if block.what not in self.outputs:
             self.outputs[block.what] = run(block.what, self.folder)
         return f"$ {block.what}\n{chosen_lines(self.outputs[block.what], block.show)}"
@@ -112,19 +119,33 @@ def run(command: str, folder: Path) -> str:
 
     program, *words = shlex.split(command)
     if program != "scanwise":
-        raise ValueError(f"the guide may only run scanwise, not {program}")
-    said = io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-    ):
+        raise ValueError(f"a page may only run scanwise, not {program}")
+    with heard(folder) as said:
         try:
             main(words)
         except SystemExit as done:
             if done.code:
                 said.write(f"exit code {done.code}\n")
     return said.getvalue()
+
+
+def run_python(source: str, folder: Path, names: dict[str, object]) -> str:
+    """What the code prints in `folder`; names that it defines are kept for the next block."""
+    with heard(folder) as said:
+        exec(compile(source, "<page>", "exec"), names)
+    return said.getvalue().strip("\n")
+
+
+@contextlib.contextmanager
+def heard(folder: Path) -> Iterator[io.StringIO]:
+    """Work in `folder`; what is printed goes into the buffer."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        yield said
 
 
 def chosen_lines(text: str, pattern: str) -> str:
@@ -198,11 +219,11 @@ def regenerate(guide: str, maker: Maker) -> tuple[str, list[str]]:
             return match[0]
         stale.extend(found)
         head = match[0][: match[0].index(" -->\n") + 5]
-        return (
-            f"{head}{new}<!-- end -->\n"
-            if block.kind == "table"
-            else (f"{head}```console\n{new}\n```\n")
-        )
+        if block.kind == "table":
+            return f"{head}{new}<!-- end -->\n"
+        if block.kind == "python":
+            return f"{head}```python\n{block.what}\n```\n```text\n{new}\n```\n"
+        return f"{head}```console\n{new}\n```\n"
 
     return BLOCK.sub(renew, guide), stale
 
@@ -280,16 +301,21 @@ def scratch() -> Iterator[Path]:
 
 
 def main() -> None:
+    """`make_guide.py [--check] [PAGE…]`: all pages, or those named."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of threads
     shared = os.environ.get("SCANWISE_SHARED", str(GUIDE.parents[2] / "shared"))
-    text = GUIDE.read_text(encoding="utf-8")
-    with scratch() as folder:
-        made, stale = regenerate(text, Maker(folder, Path(shared)))
-    for item in stale:
-        sys.stdout.write(f"stale: {item}\n")
+    named = [Path(word).resolve() for word in sys.argv[1:] if not word.startswith("--")]
+    found = False
+    for page in named or PAGES:
+        with scratch() as folder:
+            made, stale = regenerate(page.read_text(encoding="utf-8"), Maker(folder, Path(shared)))
+        found = found or bool(stale)
+        for item in stale:
+            sys.stdout.write(f"{page.name}: stale: {item}\n")
+        if "--check" not in sys.argv[1:]:
+            page.write_text(made, encoding="utf-8", newline="\n")
     if "--check" in sys.argv[1:]:
-        sys.exit(1 if stale else 0)
-    GUIDE.write_text(made, encoding="utf-8", newline="\n")
+        sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":
