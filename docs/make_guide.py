@@ -5,6 +5,7 @@ A block of a page is an HTML comment that names its source, and what follows it:
     <!-- run: scanwise train ...      the command, run in a scratch folder; then a fence
     show: REGEX                       only the output's lines that match; gaps become "…"
     about -->                         learned numbers: other CPUs may differ a little
+                                      (or `form`: only the words must be the same, no number)
     <!-- file: runs/x/report.md       lines of a file that an earlier block made; then a fence
     show: REGEX -->
     <!-- table: NAME -->              made by the function of that name, up to <!-- end -->
@@ -38,7 +39,8 @@ LINKS = {
 }
 BLOCK = re.compile(
     r"<!-- (?P<kind>run|file|table|python)(?:: (?P<what>[^\n]*?))?(?P<more>(?:\n[^\n]*?)*?) -->\n"
-    r"(?:```console\n(?P<fence>.*?)\n```\n|```python\n(?P<code>.*?)\n```\n```text\n(?P<said>.*?)\n```\n"
+    r"(?:```console\n(?P<fence>.*?)\n```\n"
+    r"|```python\n(?P<code>.*?)\n```\n```text\n(?P<said>.*?)\n```\n"
     r"|(?P<table>(?:(?!<!--).)*?)<!-- end -->\n)",
     re.DOTALL,
 )
@@ -63,6 +65,7 @@ class Block:
     show: str
     about: bool
     text: str  # between the fence's lines, or the table
+    form: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -74,7 +77,8 @@ def read_block(match: re.Match[str]) -> Block:
     more = match["more"].split("\n")[1:]
     show = next((line[6:] for line in more if line.startswith("show: ")), "")
     text = next(text for text in map(match.group, ("fence", "said", "table")) if text is not None)
-    return Block(match["kind"], match["code"] or match["what"], show, "about" in more, text)
+    what = match["code"] or match["what"]
+    return Block(match["kind"], what, show, "about" in more, text, "form" in more)
 
 
 def blocks(guide: str) -> list[Block]:
@@ -170,10 +174,12 @@ def chosen_lines(text: str, pattern: str) -> str:
 def differences(block: Block, new: str) -> list[str]:
     """Lines that no longer say what the guide says; times are never compared.
 
-    All must be equal, but in `about` blocks: there losses and scores may differ by NEAR, the kept
-    epoch at will, and of the findings at least one must be found again.
+    All must be equal; in `form` blocks but for numbers. In `about` blocks losses and scores may
+    differ by NEAR, the kept epoch at will, and of the findings at least one must be found again.
     """
     old_lines, new_lines = ([TIMED.sub("", x) for x in t.split("\n")] for t in (block.text, new))
+    if block.form:
+        old_lines, new_lines = ([words_of(x) for x in lines] for lines in (old_lines, new_lines))
     if not block.about:
         return [] if old_lines == new_lines else [f"{block.what}:\n{block.text}\n  is now\n{new}"]
     old_left, new_left = (
@@ -190,6 +196,11 @@ def differences(block: Block, new: str) -> list[str]:
         return [f"{block.what}: other lines:\n{block.text}\n  are now\n{new}"]
     pairs = zip(old_left, new_left, strict=True)
     return [f"{a}\n  is now\n{b}" for a, b in pairs if not agree(a, b)]
+
+
+def words_of(line: str) -> str:
+    """A line without its numbers, and without the marks and spaces that go with them."""
+    return " ".join(re.sub(r"[-+<]?#|[*±]", " ", NUMBER.sub("#", line)).split())
 
 
 def agree(old: str, new: str) -> bool:
