@@ -9,7 +9,7 @@ export PIP_EXTRA_INDEX_URL
 # Tests side by side: one process a core, each with one thread.
 JOBS   ?= auto
 
-.PHONY: demo test test-timm check fix bench docs clean
+.PHONY: demo test test-timm check fix bench docs site clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/scanwise train demo:cells
@@ -40,6 +40,11 @@ bench: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_guide.py
 	$(BIN)/python docs/make_diagnosis.py
+	$(BIN)/python docs/make_reference.py
+
+# Then open site/index.html; nothing in it is loaded from elsewhere.
+site: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scanwise needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
@@ -59,4 +64,4 @@ $(VENV)-timm/stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-timm build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-timm build dist site src/*.egg-info

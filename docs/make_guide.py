@@ -5,7 +5,8 @@ A block of a page is an HTML comment that names its source, and what follows it:
     <!-- run: scanwise train ...      the command, run in a scratch folder; then a fence
     show: REGEX                       only the output's lines that match; gaps become "…"
     about -->                         learned numbers: other CPUs may differ a little
-                                      (or `form`: only the words must be the same, no number)
+                                      (or `form`: only the words must be the same, no number;
+                                      of Python the number of lines)
     <!-- file: runs/x/report.md       lines of a file that an earlier block made; then a fence
     show: REGEX -->
     <!-- table: NAME -->              made by the function of that name, up to <!-- end -->
@@ -124,7 +125,12 @@ def run(command: str, folder: Path) -> str:
     program, *words = shlex.split(command)
     if program != "scanwise":
         raise ValueError(f"a page may only run scanwise, not {program}")
-    with heard(folder) as said:
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
         try:
             main(words)
         except SystemExit as done:
@@ -134,22 +140,11 @@ def run(command: str, folder: Path) -> str:
 
 
 def run_python(source: str, folder: Path, names: dict[str, object]) -> str:
-    """What the code prints in `folder`; names that it defines are kept for the next block."""
-    with heard(folder) as said:
+    """What the code writes to stdout; names that it defines are kept for the next block."""
+    said = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(said):
         exec(compile(source, "<page>", "exec"), names)
     return said.getvalue().strip("\n")
-
-
-@contextlib.contextmanager
-def heard(folder: Path) -> Iterator[io.StringIO]:
-    """Work in `folder`; what is printed goes into the buffer."""
-    said = io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-    ):
-        yield said
 
 
 def chosen_lines(text: str, pattern: str) -> str:
@@ -178,8 +173,10 @@ def differences(block: Block, new: str) -> list[str]:
     differ by NEAR, the kept epoch at will, and of the findings at least one must be found again.
     """
     old_lines, new_lines = ([TIMED.sub("", x) for x in t.split("\n")] for t in (block.text, new))
-    if block.form:
-        old_lines, new_lines = ([words_of(x) for x in lines] for lines in (old_lines, new_lines))
+    if block.form and block.kind == "python":
+        old_lines, new_lines = ([""] * len(lines) for lines in (old_lines, new_lines))
+    elif block.form:
+        old_lines, new_lines = (_words(lines) for lines in (old_lines, new_lines))
     if not block.about:
         return [] if old_lines == new_lines else [f"{block.what}:\n{block.text}\n  is now\n{new}"]
     old_left, new_left = (
@@ -198,8 +195,17 @@ def differences(block: Block, new: str) -> list[str]:
     return [f"{a}\n  is now\n{b}" for a, b in pairs if not agree(a, b)]
 
 
-def words_of(line: str) -> str:
-    """A line without its numbers, and without the marks and spaces that go with them."""
+def _words(lines: list[str]) -> list[str]:
+    """Lines without their numbers, but the command's; cautions come and go with the numbers."""
+    return [
+        line if line.startswith("$ ") else _without_numbers(line)
+        for line in lines
+        if not re.match(r"\s*(?:\* under|caution:)", line)
+    ]
+
+
+def _without_numbers(line: str) -> str:
+    line = re.sub(r"(copied into \w+): .* \(", r"\1 (", line)  # which folders is learned
     return " ".join(re.sub(r"[-+<]?#|[*±]", " ", NUMBER.sub("#", line)).split())
 
 
@@ -216,8 +222,8 @@ def agree(old: str, new: str) -> bool:
     )
 
 
-def regenerate(guide: str, maker: Maker) -> tuple[str, list[str]]:
-    """The guide with its stale blocks made anew, and what was stale."""
+def regenerate(guide: str, maker: Maker, *, anew: bool = False) -> tuple[str, list[str]]:
+    """The page with its stale blocks (or all, `anew`) made again, and what was stale."""
     stale: list[str] = []
 
     def renew(match: re.Match[str]) -> str:
@@ -226,7 +232,7 @@ def regenerate(guide: str, maker: Maker) -> tuple[str, list[str]]:
             return match[0]
         new = maker.make(block)
         found = differences(block, new)
-        if not found:
+        if not found and not anew:
             return match[0]
         stale.extend(found)
         head = match[0][: match[0].index(" -->\n") + 5]
@@ -312,14 +318,18 @@ def scratch() -> Iterator[Path]:
 
 
 def main() -> None:
-    """`make_guide.py [--check] [PAGE…]`: all pages, or those named."""
+    """`make_guide.py [--check | --anew] [PAGE…]`: all pages, or those named."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of threads
     shared = os.environ.get("SCANWISE_SHARED", str(GUIDE.parents[2] / "shared"))
     named = [Path(word).resolve() for word in sys.argv[1:] if not word.startswith("--")]
     found = False
     for page in named or PAGES:
         with scratch() as folder:
-            made, stale = regenerate(page.read_text(encoding="utf-8"), Maker(folder, Path(shared)))
+            made, stale = regenerate(
+                page.read_text(encoding="utf-8"),
+                Maker(folder, Path(shared)),
+                anew="--anew" in sys.argv[1:],
+            )
         found = found or bool(stale)
         for item in stale:
             sys.stdout.write(f"{page.name}: stale: {item}\n")

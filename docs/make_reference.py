@@ -156,7 +156,8 @@ def _flag_name(name: str) -> str:
 
 def _argument(parameter: Any) -> str:
     word = parameter.metavar or parameter.name.upper()
-    word += "…" if parameter.nargs == -1 else ""
+    word = word.replace("...", "…")
+    word += "…" if parameter.nargs == -1 and not word.endswith("…") else ""
     return word if parameter.required else f"[{word}]"
 
 
