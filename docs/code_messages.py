@@ -169,7 +169,7 @@ def _constant(node: ast.expr) -> object:
 
 
 def _told(call: _Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Evidence and advice: by their names, or the first two texts that are no code and no severity."""
+    """Evidence and advice: by name, or the first two that are no code and no severity."""
     named = {word.arg: word.value for word in call.node.keywords if word.arg}
     rest = [
         value

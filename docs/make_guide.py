@@ -13,9 +13,10 @@ A block of a page is an HTML comment that names its source, and what follows it:
     <!-- python -->                   a fence of Python, run after what stands above it; then a
                                       fence of what it prints
 
-Blocks of a page run in order in one folder, a command once. A block whose new output agrees with the old (`differences`) is
-left as it is, so that times and last digits do not change the file on every machine. Folders that
-only some machines have are linked into the scratch folder; blocks that need an absent one are kept.
+Blocks of a page run in order in one folder, a command once. A block whose new output agrees with
+the old (`differences`) is left as it is, so that times and last digits do not change the file on
+every machine (`--anew` writes all). Folders that only some machines have are linked into the
+scratch folder; blocks that need an absent one are kept.
 """
 
 from __future__ import annotations

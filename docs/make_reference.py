@@ -57,6 +57,33 @@ FLOORS = {
     "app": "Workbench",
 }
 
+# What stands at the head of a page.
+COMMANDS = """`scanwise VERB --help` shows the same. Results go to stdout, progress to stderr. A
+command ends with exit code 0, 1 (partly done), 2 (a mistake that the message explains) or 3 (the
+integrity of data or files is broken). `--debug` shows where a mistake was noticed."""
+SETTINGS = """One setting has one name everywhere: the flag `--batch-size 16`, the line
+`batch_size: 16` of a file given by `--config`, the variable `SCANWISE_BATCH_SIZE=16`, and in Python
+`sw.train("my_images/", batch_size=16)`. A flag wins over the variable, that over the file. What
+nobody says is chosen by the plan, which prints its reasons and keeps them in `plan.yaml`; in the
+table it is `(plan)`."""
+VARIABLES = """## Variables of the machine
+
+`SCANWISE_CACHE` names the one folder for decoded images, features and downloaded weights (otherwise
+the platform's cache folder). `SCANWISE_OFFLINE=1` forbids every use of the network."""
+CODES = """Each finding in a report, in `check` or in `report.json` has a code that stays the same.
+{Words in braces} stand for what was found. An `error` forbids the training or its use, a `warning`
+wants to be looked at, an `info` is a fact. How often the diagnosis is right was measured:
+[diagnosis](../diagnosis.md); what the checks find and miss: [audit](../audit.md)."""
+ERRORS = """Search for yours (press `/` on the site). A message says what is wrong, where, the
+value, and the way out. {Words in braces} stand for values. On the screen it begins with `error: `;
+in Python the class is raised, and all classes are a `scanwise.core.errors.ScanwiseError`. Anything
+else that ends with a traceback is a bug of scanwise: please report it."""
+RUN_FOLDER = """What `runs/NAME/` may hold; not every run has all of it. Programs may rely on names
+and columns. `scanwise verify-report RUN` recomputes every number from `predictions.csv`;
+`scanwise runs rm RUN` removes the folder, and refuses if it holds anything else."""
+PYTHON = """These names are public; everything else may change. Arguments of `sw.train` are the
+[settings](settings.md)."""
+
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
@@ -102,9 +129,7 @@ def commands_page() -> str:
     return "\n\n".join(
         [
             "# Commands",
-            "`scanwise VERB --help` shows the same. Results go to stdout, progress to stderr. A command ends "
-            "with exit code 0, 1 (partly done), 2 (a mistake that the message explains) or 3 (the "
-            "integrity of data or files is broken). `--debug` shows where a mistake was noticed.",
+            COMMANDS,
             table(["verb", "what it does"], rows),
             *(_verb(name, verb) for name, verb in verbs),
         ]
@@ -186,11 +211,7 @@ def settings_page() -> str:
     """Every setting: flag, YAML key, variable, values, default."""
     parts = [
         "# Settings",
-        "One setting has one name everywhere: the flag `--batch-size 16`, the line `batch_size: 16` "
-        "of a file given by `--config`, the variable `SCANWISE_BATCH_SIZE=16`, and in Python "
-        '`sw.train("my_images/", batch_size=16)`. A flag wins over the variable, that over the file. '
-        "What nobody says is chosen by the plan, which prints its reasons and keeps them in "
-        "`plan.yaml`; in the table it is `(plan)`.",
+        SETTINGS,
     ]
     panel, rows = "Run", []
     for name, field in TrainConfig.model_fields.items():
@@ -198,13 +219,7 @@ def settings_page() -> str:
             parts.append(_settings_table(panel, rows))
             panel, rows = PANELS[name], []
         rows.append(_setting(name, field))
-    return "\n\n".join([*parts, _settings_table(panel, rows), _VARIABLES])
-
-
-_VARIABLES = """## Variables of the machine
-
-`SCANWISE_CACHE` names the one folder for decoded images, features and downloaded weights (otherwise the
-platform's cache folder). `SCANWISE_OFFLINE=1` forbids every use of the network."""
+    return "\n\n".join([*parts, _settings_table(panel, rows), VARIABLES])
 
 
 def _settings_table(panel: str, rows: list[list[str]]) -> str:
@@ -232,8 +247,8 @@ def _setting(name: str, field: Any) -> list[str]:
 
 # Left open, these mean "none"; the plan fills in the others.
 NOT_PLANNED = {
-    "output", "size", "group", "group_regex", "splits", "meta", "task", "class_order", "page", "project",
-    "weights", "time_limit", "threads", "track", "preset",
+    "output", "size", "group", "group_regex", "splits", "meta", "task", "class_order", "page",
+    "project", "weights", "time_limit", "threads", "track", "preset",
 }  # fmt: skip
 
 
@@ -258,10 +273,7 @@ def codes_page() -> str:
     uses = [*code_uses(SOURCE), *_listed_codes()]
     parts = [
         "# Codes",
-        "Each finding in a report, in `check` or in `report.json` has a code that stays the same. "
-        "{words in braces} stand for what was found. An `error` forbids the training or its use, a "
-        "`warning` wants to be looked at, an `info` is a fact. How often the diagnosis is right was "
-        "measured: [diagnosis](../diagnosis.md); what the checks find and miss: [audit](../audit.md).",
+        CODES,
     ]
     for letter, title in FAMILIES.items():
         names = sorted({use.code for use in uses if use.code.startswith(letter)})
@@ -341,10 +353,7 @@ def errors_page() -> str:
     found = messages(SOURCE, frozenset(kinds))
     parts = [
         "# Error messages",
-        f"All {len(found)} of them, to be searched (press `/` on the site). A message says what is wrong, "
-        "where, the value, and the way out. {Words in braces} stand for values. On the screen it begins with `error: `; in "
-        "Python the class is raised, and all classes are a `scanwise.core.errors.ScanwiseError`. "
-        "Anything else that ends with a traceback is a bug of scanwise: please report it.",
+        f"There are {len(found)} of them. {ERRORS}",
         table(
             ["class", "exit code", "when"],
             [
@@ -387,9 +396,7 @@ def run_folder_page() -> str:
     return "\n\n".join(
         [
             "# Files of a run",
-            "What `runs/NAME/` may hold; not every run has all of it. Programs may rely on names and columns. "
-            "`scanwise verify-report RUN` recomputes every number from `predictions.csv`; `scanwise runs rm RUN` "
-            "removes the folder, and refuses if it holds anything else.",
+            RUN_FOLDER,
             table(
                 ["file or folder", "what it holds"],
                 [[f"`{name}`", what] for name, what in CONTENTS.items()],
@@ -423,7 +430,7 @@ def python_page() -> str:
     parts = [
         "# Python",
         "```python\nimport scanwise as sw\n```",
-        "These names are public; everything else may change. Arguments of `sw.train` are the [settings](settings.md).",
+        PYTHON,
     ]
     for name in scanwise.__all__:
         parts += _documented(f"sw.{name}", getattr(scanwise, name), "##")

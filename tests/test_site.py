@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, and asks no other machine for anything."""
+"""The documentation as a site: built without a warning, and asking no other machine."""
 
 from __future__ import annotations
 
