@@ -12,6 +12,7 @@ import yaml
 
 from scanwise.core.config import make_config
 from scanwise.core.errors import ConfigError, IntegrityError, RunError, SplitError
+from scanwise.core.files import only_one
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays, load
 from scanwise.data.splits import make_split
@@ -331,7 +332,11 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(discs, tmp_path, monkeyp
         patch.setattr(main_path, "make_bundle", stop)
         with pytest.raises(Stop):
             sw.train(discs, output=str(tmp_path / "cut"), **settings)
+    with only_one(tmp_path / "cut/.lock", "another"):  # a process that trains it
+        with pytest.raises(RunError, match="is being trained by another process"):
+            main_path.resume(tmp_path / "cut")
     cut = main_path.resume(tmp_path / "cut")
+    assert not (cut.path / ".lock").exists()
     assert (cut.bundle / "model.safetensors").read_bytes() == (
         whole.bundle / "model.safetensors"
     ).read_bytes()

@@ -385,6 +385,56 @@ def test_copies_never_land_among_the_originals(model: Path, pictures, tmp_path: 
     assert not (folder / "new").exists()
 
 
+def test_answers_are_not_kept_among_the_sorted_files(model, pictures, tmp_path: Path) -> None:
+    target = tmp_path / "sorted"
+    job = Job(model, (str(pictures[0]),), output=str(target / "a.csv"), sort=SortPlan(target))
+    target.mkdir()
+    with pytest.raises(ConfigError, match="lies inside of --sort-into"):
+        predict(job)
+    assert not list(target.iterdir())
+
+
+def test_a_table_that_another_process_writes_is_left_alone(
+    model: Path, pictures, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    hold = (
+        "import sys; from pathlib import Path; from scanwise.core.files import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", hold, str(tmp_path / ".out.csv.lock")]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
+        for resume in (False, True):
+            with pytest.raises(RunError, match="being written by another process"):
+                predict(Job(model, (str(pictures[0]),), output=str(out), resume=resume))
+        process.stdin.close()
+        process.wait(30)
+    predict(Job(model, (str(pictures[0]),), output=str(out)))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_prediction_killed_at_its_very_end_is_complete(model, pictures, tmp_path: Path) -> None:
+    out, state = tmp_path / "out.csv", tmp_path / "out.csv.part.json"
+    predict(Job(model, (str(pictures[0]),), output=str(out)))
+    state.write_text("{}")
+    with pytest.raises(RunError, match="is complete"):
+        predict(Job(model, (str(pictures[0]),), output=str(out), resume=True))
+
+
+def test_nothing_readable_is_said_plainly(model: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    text = predict(Job(model, (str(bad),), output=str(tmp_path / "out.csv"))).text()
+    assert "0 of 1 answered, 1 error" in text
+    assert "reference" not in text
+    assert "scanwise counts" not in text
+
+
 def test_unknown_images_and_missed_thresholds_are_for_review(tmp_path: Path) -> None:
     from scanwise.pipeline.answer_rows import Said
     from scanwise.pipeline.sort_into import destinations

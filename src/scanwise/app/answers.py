@@ -216,7 +216,7 @@ def sort_answers(
     folders = sorted({Path(each.file).parent for each in files})
     inputs = Inputs(tuple(files), tuple(folders))
     plan = SortPlan(workspace.place(target), min_probability)
-    check_plan(plan, inputs, bundle.class_names)
+    check_plan(plan, inputs, bundle.class_names, found.folder / CSV)
     return sort_files(plan, inputs, found.csv, bundle)
 
 

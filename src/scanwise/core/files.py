@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from scanwise.core.errors import RunError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -32,6 +34,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out while the block runs; the hold ends with the process, however.
+
+    Where the disk knows no locks, nothing is kept out.
+
+    Args:
+        lock: A file of its own, in a folder that exists; it is gone afterwards.
+        busy: The message if another process is at it.
+
+    Raises:
+        RunError: If so.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise RunError(busy) from None
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        held.release()
+        lock.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

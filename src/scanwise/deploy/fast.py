@@ -63,7 +63,7 @@ def choose_engine(
     if device != "cpu":
         return Choice("torch", f"on {device}")
     if not networks:
-        return Choice("torch", "a network of your own") if type(bundle) is Bundle else _AS_IT_IS
+        return _other(bundle)
     sample = sample[:SAMPLE]
     if num_images < FEW or not sample:
         return Choice("torch", "few images")
@@ -100,6 +100,16 @@ def use_engine(bundle: Bundle, engine: EngineName) -> None:
     """Make a bundle, or all members of an ensemble, use an engine; torch where it has no choice."""
     for each in _networks(bundle):
         each.runner = _onnx_runner(each) if engine == "onnxruntime" else None
+
+
+def few_images(bundle: Bundle) -> Choice:
+    """For a job that is too small to choose."""
+    return Choice("torch", "few images") if _networks(bundle) else _other(bundle)
+
+
+def _other(bundle: Bundle) -> Choice:
+    """Of a bundle that has no choice."""
+    return Choice("torch", "a network of your own") if type(bundle) is Bundle else _AS_IT_IS
 
 
 def difference(one: BundlePredictions, other: BundlePredictions) -> str:

@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from scanwise.core.errors import RunError
-from scanwise.core.files import csv_lines, write_json
+from scanwise.core.files import csv_lines, only_one, write_json
 from scanwise.deploy.fast import EngineName
 from scanwise.pipeline.answer_rows import read_rows
 
@@ -55,12 +56,22 @@ class PartialTable:
         self.way: Way | None = None  # known where it goes on
         self._bytes = 0
         self._origin = origin
-        self._check_free(resume, force)
-        if resume and self.state.exists():
-            self._read_state()
-        else:
-            self.part.unlink(missing_ok=True)
-            self.state.unlink(missing_ok=True)
+        self._check_place()
+        with ExitStack() as stack:
+            stack.enter_context(
+                only_one(
+                    output.with_name(f".{output.name}.lock"),
+                    f"{output} is being written by another process; wait for it, or choose another "
+                    "-o.",
+                )
+            )
+            self._check_free(resume, force)
+            if resume and self.state.exists():
+                self._read_state()
+            else:
+                self.part.unlink(missing_ok=True)
+                self.state.unlink(missing_ok=True)
+            self._held = stack.pop_all()
 
     def begin(self, way: Way, header: Sequence[str]) -> None:
         """Say how it is computed; writes the header where the table is new."""
@@ -79,6 +90,7 @@ class PartialTable:
 
     def finish(self) -> None:
         """Put it in its place."""
+        assert self.done == self._origin.num_inputs
         os.replace(self.part, self.output)
         self.state.unlink()
 
@@ -86,6 +98,10 @@ class PartialTable:
         return self
 
     def __exit__(self, *problem: object) -> None:
+        with self._held:
+            self._close()
+
+    def _close(self) -> None:
         if not self.done:  # nothing that is worth going on with
             self.part.unlink(missing_ok=True)
             self.state.unlink(missing_ok=True)
@@ -106,13 +122,17 @@ class PartialTable:
         self._bytes += len(data)
         self.done += rows
 
-    def _check_free(self, resume: bool, force: bool) -> None:
+    def _check_place(self) -> None:
         if self.output.is_dir():
             raise RunError(f"{self.output} is a folder; name a file for -o.")
         if not self.output.absolute().parent.is_dir():
             raise RunError(f"{self.output.parent} does not exist; make it, or choose another -o.")
         if not os.access(self.output.absolute().parent, os.W_OK):
             raise RunError(f"{self.output.parent} can't be written to; choose another -o.")
+
+    def _check_free(self, resume: bool, force: bool) -> None:
+        if self.output.exists() and not self.part.exists():
+            self.state.unlink(missing_ok=True)  # of a process that was killed at its very end
         if resume and self.output.exists() and not self.state.exists():
             raise RunError(
                 f"{self.output} is complete: there is nothing to resume. --force predicts anew."

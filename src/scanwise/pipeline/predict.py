@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from scanwise.core.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from scanwise.data.pixels import one_line
 from scanwise.deploy.answers import BundlePredictions
 from scanwise.deploy.bundle import Bundle, Prepared, find_bundle
 from scanwise.deploy.ensemble import EnsembleBundle
-from scanwise.deploy.fast import FEW, SAMPLE, Choice, choose_engine, use_engine
+from scanwise.deploy.fast import FEW, SAMPLE, Choice, choose_engine, few_images, use_engine
 from scanwise.deploy.opening import open_model
 from scanwise.pipeline.answer_rows import Row, header, rows_of, said
 from scanwise.pipeline.find_inputs import Input, Inputs, find_inputs
@@ -36,6 +37,7 @@ from scanwise.training.device import pick_device
 
 AHEAD = 2  # blocks that are decoded while the network is at one
 TASK = 8  # images a thread decodes before it looks for more
+LOOKED_AT = 512  # inputs among which readable ones are sought to choose the engine on
 STDOUT = "-"
 
 
@@ -79,7 +81,7 @@ def predict(job: Job, make_rows: RowBlocks | None = None) -> Summary:
     )
     bundle = open_model(job.model)
     if job.sort is not None:
-        check_plan(job.sort, inputs, bundle.class_names)
+        check_plan(job.sort, inputs, bundle.class_names, Path(job.output))
     job = replace(job, device=str(pick_device(job.device)))
     tally = Tally(bundle.class_names, bundle.config.task)
     work = _Work(job, inputs, bundle, make_rows or _rows_here, tally)
@@ -168,9 +170,9 @@ class _Work:
             use_engine(self.bundle, way.engine)
             return Choice(way.engine, "as before the interruption")
         if len(self.inputs) < FEW:
-            return Choice("torch", "few images")
-        some = [_prepare(self.bundle, each) for each in self.inputs.images[:SAMPLE]]
-        sample: list[Prepared] = [one for one in some if not isinstance(one, str)]
+            return few_images(self.bundle)
+        some = (_prepare(self.bundle, each) for each in self.inputs.images[:LOOKED_AT])
+        sample = list(islice((one for one in some if not isinstance(one, str)), SAMPLE))
         return choose_engine(self.bundle, sample, len(self.inputs), device=self.job.device)
 
     def _run(

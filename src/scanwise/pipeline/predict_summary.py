@@ -95,17 +95,17 @@ class Summary:
                 f"unlike the training images: {tally.unlike:,}, share {tally.share_unlike} "
                 f"(n={tally.judged:,}; about 0.05 is usual)"
             )
-        else:
+        elif tally.ok:
             lines.append("unlike the training images: not known (the model has no reference)")
         if self.sorted_files is not None:
             lines.append(self.sorted_files.text())
         lines.append(
             f"{duration(self.seconds)}, {self.images_per_s:,.1f} images/s; network by {self.engine}"
         )
-        return "\n".join([*lines, self._next()])
+        return "\n".join([*lines, self._next()] if tally.ok else lines)
 
     def _next(self) -> str:
-        if (self.model / "predictions.csv").is_file():
+        if "@-" not in self.given and (self.model / "predictions.csv").is_file():
             command = shlex.join(["scanwise", "counts", str(self.model), *self.given])
             return f"counts corrected for the model's known mistakes: {command}"
         return (

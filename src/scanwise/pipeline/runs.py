@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 
 from scanwise.core.config import TrainConfig, make_config, read_yaml_settings
 from scanwise.core.errors import RunError
-from scanwise.core.files import atomic_path, sha256_bytes, write_json, write_yaml
+from scanwise.core.files import atomic_path, only_one, sha256_bytes, write_json, write_yaml
 from scanwise.core.runtime import program_name
 
 # A folder may be replaced by --force only if it is one of ours.
@@ -69,8 +70,8 @@ CONTENTS = {
     "tensorboard": "logs for TensorBoard",
     "mlruns": "logs for MLflow",
 }
-# Stages of fine-tuning, and what an interrupted atomic write leaves.
-CONTENTS_PATTERN = r"finetune-\d+|\..+\.part"
+# Stages of fine-tuning, and what an interrupted atomic write or a killed training leaves.
+CONTENTS_PATTERN = r"finetune-\d+|\..+\.part|\.lock"
 
 
 def new_run_dir(config: TrainConfig, data_name: str, model_name: str) -> Path:
@@ -202,6 +203,17 @@ class Run:
         if not (folder / "config.yaml").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.yaml).")
         return cls(folder)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep other processes from training in this folder.
+
+        Raises:
+            RunError: On entering, if one does.
+        """
+        return only_one(
+            self.path / ".lock",
+            f"{self.path} is being trained by another process; wait for it, or stop it first.",
+        )
 
     @property
     def config(self) -> TrainConfig:

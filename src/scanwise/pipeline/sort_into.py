@@ -59,12 +59,14 @@ class Sorted:
         }
 
 
-def check_plan(plan: SortPlan, inputs: Inputs, class_names: Sequence[str]) -> None:
+def check_plan(
+    plan: SortPlan, inputs: Inputs, class_names: Sequence[str], answers: Path
+) -> None:  # fmt: skip
     """Refuse what would mix copies with originals, before anything is predicted.
 
     Raises:
-        ConfigError: The target, or a class folder in it, lies in a folder of the images; rows of
-            arrays; a probability out of range.
+        ConfigError: The target, or a class folder in it, lies in a folder of the images; the file
+            of `answers` lies in the target; rows of arrays; a probability out of range.
         RunError: The target holds something.
     """
     if not 0 <= plan.min_probability <= 1:
@@ -74,6 +76,11 @@ def check_plan(plan: SortPlan, inputs: Inputs, class_names: Sequence[str]) -> No
     if plan.folder.exists() and (not plan.folder.is_dir() or any(plan.folder.iterdir())):
         raise RunError(
             f"--sort-into {plan.folder} exists and is not an empty folder; name a new one."
+        )
+    if answers.resolve().is_relative_to(plan.folder.resolve()):
+        raise ConfigError(
+            f"-o {answers} lies inside of --sort-into {plan.folder}, which is for the sorted files "
+            "alone; name a file elsewhere."
         )
     targets = [plan.folder, *(plan.folder / name for name in _folder_names(class_names).values())]
     sources = [folder.resolve() for folder in inputs.folders]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,8 +149,12 @@ def _fit_and_finish(
 ) -> None:
     """Train, and let the first process evaluate and report."""
     dataset, split, report = checked
-    tracking = open_tracking(run, config, say.say) if team.leads else Tracking({}, say.say)
-    with tracking:
+    with ExitStack() as stack:
+        tracking = Tracking({}, say.say)
+        if team.leads:
+            stack.enter_context(run.hold())
+            tracking = open_tracking(run, config, say.say)
+        stack.enter_context(tracking)
         trained = fit_model(
             config,
             dataset,
