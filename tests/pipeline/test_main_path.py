@@ -332,9 +332,11 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(discs, tmp_path, monkeyp
         patch.setattr(main_path, "make_bundle", stop)
         with pytest.raises(Stop):
             sw.train(discs, output=str(tmp_path / "cut"), **settings)
-    with only_one(tmp_path / "cut/.lock", "another"):  # a process that trains it
-        with pytest.raises(RunError, match="is being trained by another process"):
-            main_path.resume(tmp_path / "cut")
+    with (  # a process that trains it
+        only_one(tmp_path / "cut/.lock", "another"),
+        pytest.raises(RunError, match="is being trained by another process"),
+    ):
+        main_path.resume(tmp_path / "cut")
     cut = main_path.resume(tmp_path / "cut")
     assert not (cut.path / ".lock").exists()
     assert (cut.bundle / "model.safetensors").read_bytes() == (
