@@ -22,6 +22,7 @@ from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.cam_layer import Layer, MapHooks, find_layer
 from scanwise.deploy.ensemble import EnsembleBundle
 from scanwise.deploy.subject import Subject, subject_of_rows
+from scanwise.models.penultimate import alone_with
 
 Method = Literal["gradcam", "occlusion", "integrated-gradients"]
 METHODS: tuple[str, ...] = ("auto", *get_args(Method))
@@ -325,7 +326,8 @@ def as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _network(bundle: Bundle, device: str) -> nn.Module:
     """A copy that hooks and gradients may change, with nothing to train."""
-    network: nn.Module = copy.deepcopy(bundle.model)
+    with alone_with(bundle.model):  # no hooks of another thread's pass are copied
+        network: nn.Module = copy.deepcopy(bundle.model)
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -21,7 +21,7 @@ from scanwise.deploy.bundle import Bundle, Prepared
 from scanwise.deploy.ensemble import EnsembleBundle
 from scanwise.deploy.outputs import Outputs, network_batch
 from scanwise.models.backbones import tensors_sha256
-from scanwise.models.penultimate import watch_features
+from scanwise.models.penultimate import alone_with, watch_features
 from scanwise.prepare.rows import Pixels
 from scanwise.training.engine import onnx_session, onnx_stem
 
@@ -162,10 +162,11 @@ def _onnx_runner(bundle: Bundle) -> Callable[[Pixels], Outputs]:
     preprocessing = bundle.preprocessing
     shape = (2, *preprocessing.size_px, preprocessing.channels)
     example = preprocessing.normalise(torch.zeros(shape, dtype=torch.uint8))
-    with torch.no_grad():
-        names = ("logits", "features")[: len(network(example))]
-    identity = f"whole {bundle.config.to_json()} {tensors_sha256(bundle.model)} {shape} {names}"
-    session = onnx_session(onnx_stem(identity), network, example, names)
+    with alone_with(bundle.model):
+        with torch.no_grad():
+            names = ("logits", "features")[: len(network(example))]
+        identity = f"whole {bundle.config.to_json()} {tensors_sha256(bundle.model)} {shape} {names}"
+        session = onnx_session(onnx_stem(identity), network, example, names)
     step = network_batch(bundle.model, preprocessing)
 
     def run(pixels: Pixels) -> Outputs:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scanwise.models.backbones import BackboneSpec
-from scanwise.models.penultimate import watch_features
+from scanwise.models.penultimate import alone_with, watch_features
 from scanwise.prepare.batches import evaluation_batch
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import Pixels
@@ -27,11 +27,13 @@ class Outputs(NamedTuple):
 def network_outputs(
     model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
 ) -> Outputs:
-    """Outputs of prepared pixels uint8 (n, h, w, c), n > 0, in float32 arithmetic."""
-    model = model.to(device).eval()
+    """Outputs of prepared pixels uint8 (n, h, w, c), n > 0, in float32 arithmetic.
+
+    Safe in threads that share the network: one at a time computes.
+    """
     logits, features = [], []
     step = network_batch(model, preprocessing)
-    with watch_features(model) as seen:
+    with alone_with(model), watch_features(model.to(device).eval()) as seen:
         for start in range(0, len(pixels), step):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
             logits.append(model(preprocessing.normalise(batch)).float().cpu())
@@ -43,9 +45,12 @@ def network_outputs(
 
 @torch.inference_mode()
 def head_outputs(model: nn.Module, vectors: NDArray[np.float32]) -> Outputs:
-    """Outputs of a backbone's vectors (n, d), by the head of a pretrained network."""
-    classify: Any = model.to("cpu").eval().classify
-    with watch_features(model) as seen:
+    """Outputs of a backbone's vectors (n, d), by the head of a pretrained network.
+
+    Safe in threads, as `network_outputs` is.
+    """
+    with alone_with(model), watch_features(model.to("cpu").eval()) as seen:
+        classify: Any = model.classify
         logits = classify(torch.from_numpy(vectors)).float()
         last = seen()
     return _joined([logits], [] if last is None else [last.float()])

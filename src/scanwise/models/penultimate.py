@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+
+# Kept beside the networks, not in them: a lock can't be copied or pickled.
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_finding = threading.Lock()
+
+
+@contextmanager
+def alone_with(network: nn.Module) -> Iterator[None]:
+    """While it is open, other threads that ask for the same network wait.
+
+    Hooks belong to the network, not to a thread: without this, one thread's hook sees what another
+    thread computes, and a copy of the network takes hooks along that are not its own.
+    """
+    with _finding:
+        lock = _locks.setdefault(network, threading.RLock())
+    with lock:
+        yield
 
 
 @contextmanager
 def watch_features(network: nn.Module) -> Iterator[Callable[[], Tensor | None]]:
     """While it is open, remember the input of the last `nn.Linear` that ran.
+
+    Where threads may share the network, open `alone_with` around it.
 
     That is the penultimate layer of every network here (ConvNet, MLP, a head on a frozen backbone)
     and of most of a user's own.
