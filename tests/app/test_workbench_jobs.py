@@ -14,6 +14,7 @@ import pytest
 
 from scanwise.app import jobs
 from scanwise.app.progress import read_progress
+from scanwise.core.errors import RunError
 from scanwise.training.history import EpochRecord, write_history
 
 SLEEP = "import time; time.sleep(60)"
@@ -57,6 +58,37 @@ def test_a_strange_process_is_never_taken_for_ours(sleeper, stranger):
     assert not jobs.is_running(other)
     jobs.stop(other)
     assert jobs.is_running(sleeper), "stopping a stranger must not touch the process"
+
+
+@pytest.mark.skipif(not jobs.BOOT_ID.exists(), reason="Linux only")
+def test_a_clock_that_is_set_does_not_end_a_training(sleeper, monkeypatch):
+    born = replace(sleeper, born=jobs._born(sleeper.pid))
+    assert born.born
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600.0)
+    assert jobs.is_running(born)
+    assert not jobs.is_running(replace(born, born=f"{born.born}1")), "a process born later"
+    assert not jobs.is_running(replace(born, born=f"x{born.born}")), "before the last boot"
+
+
+def test_one_training_at_a_time(tmp_path, sleeper):
+    with pytest.raises(RunError, match="runs/cells-001 is being trained; wait for its end"):
+        jobs.start_training(tmp_path, ["train", "more"], "runs/more-001", tmp_path)
+    assert jobs.read_jobs(tmp_path) == [sleeper]
+
+
+def test_a_name_is_given_once(tmp_path):
+    assert [jobs._new_name(tmp_path, "train") for _ in range(2)] == ["train-001", "train-002"]
+
+
+def test_the_command_shown_does_not_name_the_folder_that_is_there(tmp_path):
+    words = ("train", "cells", "--epochs", "3", "--output", "runs/cells-001")
+    first = jobs.Job("train-001", words, "runs/cells-001", 1, 1.0, "2026-01-01T00:00:00+00:00")
+    resumed = replace(first, name="train-002", words=("train", "--resume", "runs/cells-001"))
+    (tmp_path / "train-001.json").write_text(json.dumps(asdict(first)))
+    anew = "scanwise train cells --epochs 3 --output runs/NAME"
+    assert jobs.command_anew(tmp_path, first) == anew
+    assert jobs.command_anew(tmp_path, resumed) == anew
 
 
 def test_stop_interrupts_and_waits(sleeper):

@@ -1,8 +1,8 @@
 """Checks and trainings as processes of their own, which outlive the page and the server.
 
 Each has a JSON file beside its log. A server that starts later reads it and finds the process
-again by its number, its start time and its command line; all three must fit, since numbers are
-used anew.
+again by its number, its birth and its command line; all three must fit, since numbers are used
+anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import psutil
 from scanwise.core.errors import RunError
 from scanwise.core.files import write_json
 
-SAME_START_S = 2.0  # clocks that are set move start times a little
+SAME_START_S = 2.0  # clocks that are set move start times a little (where `born` is not known)
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PATIENCE_S = (10.0, 5.0, 5.0)  # after an interrupt, after a termination, after a kill
 TAIL_BYTES = 64_000
 
@@ -42,6 +43,7 @@ class Job:
     pid: int
     started: float  # the system's start time of the process, s since 1970
     when: str  # UTC, ISO 8601
+    born: str = ""  # which boot and how many ticks after it, whatever the clock says; Linux only
 
     @property
     def kind(self) -> str:
@@ -70,7 +72,6 @@ def start(folder: Path, kind: str, words: Sequence[str], output: str, cwd: Path)
     Raises:
         RunError: If the process can't be started.
     """
-    name = _new_name(folder, kind)
     # -P: a file called torch.py in the workspace is not imported.
     command = [sys.executable, "-P", "-m", "scanwise", *words]
     apart = (
@@ -79,6 +80,7 @@ def start(folder: Path, kind: str, words: Sequence[str], output: str, cwd: Path)
         else {"start_new_session": True}
     )
     try:
+        name = _new_name(folder, kind)
         with (folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -99,9 +101,22 @@ def start(folder: Path, kind: str, words: Sequence[str], output: str, cwd: Path)
         process.pid,
         _start_time(process.pid),
         datetime.now(UTC).isoformat(timespec="seconds"),
+        _born(process.pid),
     )
     write_json(folder / f"{name}.json", asdict(job))
     return job
+
+
+def start_training(folder: Path, words: Sequence[str], output: str, cwd: Path) -> Job:
+    """Start a training, or go on with one, if none runs in this workspace.
+
+    Raises:
+        RunError: If one runs, or the process can't be started.
+    """
+    for job in running(folder):
+        if job.kind == "train":
+            raise RunError(f"{job.output} is being trained; wait for its end, or stop it first.")
+    return start(folder, "train", words, output, cwd)
 
 
 def _start_time(pid: int) -> float:
@@ -111,13 +126,36 @@ def _start_time(pid: int) -> float:
         return time.time()
 
 
+def _born(pid: int) -> str:
+    """Boot and clock ticks since it at which a process began; '' where that can't be read.
+
+    Field 22 of /proc/PID/stat (proc_pid_stat(5)); setting the clock does not change it.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # The second field is the program's name in brackets, whatever is in it.
+        ticks = fields.rpartition(")")[2].split()[19]
+        return f"{BOOT_ID.read_text(encoding='ascii').strip()} {int(ticks)}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
 def _new_name(folder: Path, kind: str) -> str:
+    """The next free name, taken by making its log: nobody else gets it."""
     numbers = [
         int(path.stem.rpartition("-")[2])
         for path in folder.glob(f"{kind}-*.log")
         if path.stem.rpartition("-")[2].isdecimal()
     ]
-    return f"{kind}-{max(numbers, default=0) + 1:03d}"
+    number = max(numbers, default=0) + 1
+    while True:
+        name = f"{kind}-{number:03d}"
+        try:
+            (folder / f"{name}.log").touch(exist_ok=False)
+        except FileExistsError:  # another server was quicker
+            number += 1
+        else:
+            return name
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -147,7 +185,7 @@ def process_of(job: Job) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(job.pid)
-        if abs(process.create_time() - job.started) > SAME_START_S:
+        if not _same_birth(process, job):
             return None
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
@@ -156,6 +194,12 @@ def process_of(job: Job) -> psutil.Process | None:
         return None
     # A process that has just begun has no command line yet.
     return process if not given or given[-len(job.words) :] == list(job.words) else None
+
+
+def _same_birth(process: psutil.Process, job: Job) -> bool:
+    if job.born:
+        return _born(job.pid) == job.born
+    return abs(process.create_time() - job.started) <= SAME_START_S
 
 
 def is_running(job: Job | None) -> bool:
@@ -199,6 +243,20 @@ def _send(process: psutil.Process, way: signal.Signals) -> None:
         pass
     except (PermissionError, psutil.AccessDenied) as error:
         raise RunError(f"process {process.pid} may not be ended: {error}.") from error
+
+
+def command_anew(folder: Path, job: Job) -> str:
+    """The command that does a job's work once more, into a new folder: its own is taken.
+
+    Of a training that was resumed that is the command that began it.
+    """
+    began = [each for each in read_jobs(folder) if each.output == job.output]
+    for each in reversed([job, *began]):
+        if "--output" in each.words:
+            words = list(each.words)
+            words[words.index("--output") + 1] = f"{Path(job.output).parent.as_posix()}/NAME"
+            return command_text(words)
+    return job.command
 
 
 def log_text(folder: Path, job: Job) -> str:

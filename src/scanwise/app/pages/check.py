@@ -103,7 +103,7 @@ class Check:
             self.log = w.text("pre", "Reading images …", "log").props('tabindex="0"')
             with w.element("div", "line"):
                 w.button("Stop", lambda: self.stop(job))
-            w.command_box(job.command)
+            w.command_box(jobs.command_anew(self.space.jobs, job))
 
     async def stop(self, job: jobs.Job) -> None:
         await w.attempt(jobs.stop, job)
@@ -127,7 +127,7 @@ class Check:
                 w.button("Check again", self.start)
             job = self._job()
             if job is not None:
-                w.command_box(job.command)
+                w.command_box(jobs.command_anew(self.space.jobs, job))
         with w.panel("What was found"):
             if not findings:
                 w.text("p", "The checks found nothing to report.")

@@ -55,9 +55,11 @@ class Train:
             read_json(self.space.place(state.check) / "dataset.json") if state.check else {}
         )
         self.seen: Any = None
+        self.listed: list[jobs.Job] = []
 
     def build(self) -> None:
         self.live = w.element("div")
+        self.others = w.element("div")
         self.form = w.element("div")
         self._form()
         self.look()
@@ -163,9 +165,10 @@ class Train:
             while output in taken:
                 output = output[:-3] + f"{int(output[-3:]) + 1:03d}"
             words = self._words(said, output)
-            jobs.start(self.space.jobs, "train", words, output, self.space.root)
+            jobs.start_training(self.space.jobs, words, output, self.space.root)
         except ScanwiseError as error:
             w.say(str(error))
+            self.look()
             return
         self.space.change(run=output)
         self.look()
@@ -179,7 +182,10 @@ class Train:
 
     def resume(self, run_name: str) -> None:
         words = ["train", "--resume", run_name]
-        jobs.start(self.space.jobs, "train", words, run_name, self.space.root)
+        try:
+            jobs.start_training(self.space.jobs, words, run_name, self.space.root)
+        except ScanwiseError as error:
+            w.say(str(error))
         self.look()
 
     # --- what is going on ----------------------------------------------------------------------
@@ -187,12 +193,28 @@ class Train:
     def look(self) -> None:
         run_name = self.space.read().run
         progress = w.live(self.bench, run_name)
-        self.starter.set_enabled(not progress.is_live)
+        live = jobs.running(self.space.jobs)
+        self.starter.set_enabled(not any(job.kind == "train" for job in live))
+        self._list([job for job in live if job.output != run_name])
         if self.seen == (run_name, progress):
             return
         self.seen = (run_name, progress)
         job = jobs.newest(self.space.jobs, "train", run_name) if run_name else None
         self._show(run_name, progress, job)
+
+    def _list(self, running: list[jobs.Job]) -> None:
+        """What else runs in this workspace, each with a button that stops it."""
+        if running == self.listed:
+            return
+        self.listed = running
+        self.others.clear()
+        if running:
+            with self.others, w.panel("Running as well"):
+                for job in running:
+                    with w.element("div", "line"):
+                        w.text("span", job.command, "small")
+                        stopper = w.button("Stop", lambda job=job: self.stop(job), "tiny")
+                        stopper.props(f'aria-label="Stop {job.name}"')
 
     def _show(self, run_name: str, progress: Progress, job: jobs.Job | None) -> None:
         """The panel is made once for each stage; within a stage only words change."""
@@ -238,7 +260,7 @@ class Train:
                 with ui.expansion("What the training prints").classes("w-full"):
                     self.log = w.text("pre", jobs.log_text(self.space.jobs, job), "log")
                     self.log.props('tabindex="0"')
-                w.command_box(job.command)
+                w.command_box(jobs.command_anew(self.space.jobs, job))
 
     def _buttons(self, run_name: str, progress: Progress, job: jobs.Job | None) -> None:
         if progress.is_live and job is not None:
