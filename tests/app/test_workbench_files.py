@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from nicegui import Client, ui
 from PIL import Image
 
 from scanwise.app.answers import (
     Models,
     answer_inputs,
+    command_of,
     confidence,
     list_sets,
     new_set_folder,
@@ -24,10 +30,13 @@ from scanwise.app.explaining import explain_file
 from scanwise.app.folders import ClassFolders, list_folder, safe_name
 from scanwise.app.guard import Guard, check_host
 from scanwise.app.labelling import LabelBook, add_to_classes, relabel_training
+from scanwise.app.pages.use import Use
 from scanwise.app.plans import clean_settings, plan_rows, proposals, train_words
 from scanwise.app.preview import preview
+from scanwise.app.server import _routes
 from scanwise.app.theme import stylesheet
 from scanwise.app.thumbnails import Thumbnails
+from scanwise.app.widgets import Bench
 from scanwise.app.workspace import Workspace
 from scanwise.core.errors import ConfigError, DataError, RunError
 from scanwise.pipeline.find_inputs import find_inputs
@@ -73,6 +82,40 @@ def test_only_report_files_of_the_workspace_are_served(space):
     assert not space.is_servable(space.root / "runs/../secret.html")
     assert not space.is_servable(outside)
     assert not space.is_servable(Path("/etc/passwd"))
+
+
+@pytest.mark.parametrize("name", ["runs/a\x00", "runs/" + "x" * 5000, "~nobody-here/x.html", ".."])
+def test_odd_addresses_name_no_file(space, name):
+    assert space.served(name) is None
+
+
+def test_downloads_and_files_that_are_not_there_are_404(space):
+    for name in ("predictions.csv", "predictions/set-001/predictions.csv"):
+        (space.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (space.root / name).write_text("path\n")
+    (space.root / "predictions/predictions.csv").write_text("path\n")
+    api = FastAPI()
+    _routes(Bench(space), api)
+    with TestClient(api) as client:
+        assert client.get("/download/set-001").text == "path\n"
+        for address in ("/download/%2e%2e", "/download/%2e", "/download/%00", "/files/%00"):
+            assert client.get(address).status_code == 404, address
+
+
+def test_answers_open_in_a_workspace_without_a_model(space):
+    client = Client(ui.page("/use"), request=None)
+    try:
+        with client:
+            page = Use(Bench(space))
+            page.build()
+            asyncio.run(page.open(space.predictions / "set-001"))
+            assert "holds no answers" in str([each.content for each in words_in(page.place)])
+    finally:
+        client.delete()
+
+
+def words_in(element):
+    return [each for each in element.descendants() if hasattr(each, "content")]
 
 
 def test_a_workspace_that_can_not_be_made(tmp_path):
@@ -228,6 +271,15 @@ def test_the_summary_adds_up(answered):
     assert sum(int(number) for _, number in found.counts()) == 2
     assert sum(int(number) for _, number in found.summary()) == 3
     assert confidence(found.answers[2]) == ("error", "can't be read")
+    assert found.headline == "2 of 3 answered, 1 could not be read"
+    assert replace(found, answers=found.answers[:2]).headline == "2 pictures answered"
+
+
+def test_the_command_shown_names_a_table_that_is_not_there(answered, disc_run):
+    found, _ = answered
+    expected = f"scanwise predict {disc_run.path} 'predictions/set-001/images/*' -o NAME.csv"
+    assert found.about["command"] == expected
+    assert command_of({**found.about, "command": "of an older version"}) == expected
 
 
 def test_a_cancelled_prediction_leaves_no_answers(space, disc_run, tmp_path):

@@ -49,6 +49,14 @@ class AnswerSet:
     def csv(self) -> Path:
         return self.folder / CSV
 
+    @property
+    def headline(self) -> str:
+        """How many pictures were answered, and how many could not be."""
+        number, read = len(self.answers), sum(answer.ok for answer in self.answers)
+        if read == number:
+            return f"{number:,} pictures answered"
+        return f"{read:,} of {number:,} answered, {number - read:,} could not be read"
+
     def counts(self) -> list[tuple[str, str]]:
         """How often each class was the answer."""
         said = [answer.predicted.split(LABELS) for answer in self.answers if answer.ok]
@@ -139,7 +147,6 @@ def answer_inputs(
         if cancelled is not None and cancelled():
             raise RunError("the prediction was cancelled; no answer was kept.")
     write_text(folder / CSV, csv_text(header(bundle.class_names), rows))
-    words = ["scanwise", "predict", model, source, "-o", workspace.name_of(folder / CSV)]
     about = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model,
@@ -150,10 +157,24 @@ def answer_inputs(
         "class_names": list(bundle.class_names),
         "thresholds": dict(bundle.config.thresholds),
         "sets": bundle.config.conformal is not None,
-        "command": shlex.join(words),
+        "command": predict_command(model, source),
     }
     write_json(folder / ABOUT, about)
     return read_set(folder)
+
+
+def predict_command(model: str, source: str) -> str:
+    """The same in a terminal, into a new table: that of the set is there already.
+
+    >>> predict_command("runs/cells-001", "new cells")
+    "scanwise predict runs/cells-001 'new cells' -o NAME.csv"
+    """
+    return shlex.join(["scanwise", "predict", model, source, "-o", "NAME.csv"])
+
+
+def command_of(about: Mapping[str, Any]) -> str:
+    """`predict_command` of a set of answers, by its about.json."""
+    return predict_command(str(about.get("model") or ""), str(about.get("source") or ""))
 
 
 def read_set(folder: Path) -> AnswerSet:

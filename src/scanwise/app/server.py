@@ -8,10 +8,9 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException, Response
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from nicegui import app, run, ui
 
@@ -66,7 +65,7 @@ def serve(workspace: Workspace, host: str, port: int, *, open_browser: bool) -> 
     os.chdir(workspace.root)  # names are as commands in the workspace have them
     bench = Bench(workspace)
     app.add_middleware(Guard, port=port)
-    _routes(bench)
+    _routes(bench, app)
     for path, title in PAGES.items():
         ui.page(path, title=title, response_timeout=PATIENCE_S)(_page(path, bench))
     app.on_startup(lambda: threading.Thread(target=_warm_up, daemon=True).start())
@@ -109,7 +108,7 @@ def _warm_up() -> None:
         _module(path)
 
 
-def _routes(bench: Bench) -> None:
+def _routes(bench: Bench, app: FastAPI) -> None:
     style = stylesheet()
 
     async def root() -> RedirectResponse:
@@ -130,19 +129,17 @@ def _routes(bench: Bench) -> None:
         )
 
     async def files(path: str) -> Response:
-        place = bench.workspace.place(path)
-        if not bench.workspace.is_servable(place):
+        place = bench.workspace.served(path)
+        if place is None:
             raise HTTPException(404, "no such file")
         headers = {"content-security-policy": FILE_POLICY, "cache-control": "no-cache"}
         return FileResponse(place, headers=headers)
 
     async def download(name: str) -> Response:
-        folder = bench.workspace.predictions / Path(name).name
-        if not (folder / "predictions.csv").is_file():
+        place = bench.workspace.served(f"predictions/{name}/predictions.csv")
+        if place is None or name in (".", ".."):
             raise HTTPException(404, "no such answers")
-        return FileResponse(
-            folder / "predictions.csv", media_type="text/csv", filename=f"{folder.name}.csv"
-        )
+        return FileResponse(place, media_type="text/csv", filename=f"{name}.csv")
 
     app.get("/")(root)
     app.get("/workbench.css")(css)

@@ -123,6 +123,14 @@ class Workspace:
         found.sort(key=lambda path: (path / "bundle/config.json").stat().st_mtime, reverse=True)
         return [self.name_of(path) for path in found]
 
+    def served(self, name: str) -> Path | None:
+        """The file that an address names, if pages may embed it; None whatever else it is."""
+        place = self.root / name
+        try:
+            return place if self.is_servable(place) else None
+        except (OSError, ValueError):  # too long, or a NUL in it
+            return None
+
     def is_servable(self, path: Path) -> bool:
         """True for report files inside checks/, a run, or predictions/: what pages may embed."""
         real = path.resolve()

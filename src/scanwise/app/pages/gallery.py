@@ -10,7 +10,7 @@ from typing import Any
 from nicegui import run, ui
 
 from scanwise.app import widgets as w
-from scanwise.app.answers import AnswerSet, confidence, sort_answers
+from scanwise.app.answers import AnswerSet, command_of, confidence, sort_answers
 from scanwise.app.folders import ClassFolders
 from scanwise.app.labelling import (
     Clash,
@@ -103,13 +103,14 @@ class Gallery:
 
     def _summary(self) -> None:
         about = self.found.about
-        with w.panel(f"{len(self.found.answers):,} pictures answered", "hero ok"):
+        level = "ok" if all(answer.ok for answer in self.found.answers) else "unsure"
+        with w.panel(self.found.headline, f"hero {level}"):
             w.text("p", f"by {about.get('model')}, from {about.get('source')}", "muted small")
             w.stats(self.found.counts())
             w.stats(self.found.summary())
             with w.element("div", "line"):
                 w.link("Download the table (CSV)", f"/download/{self.found.folder.name}")
-            w.command_box(str(about.get("command") or ""))
+            w.command_box(command_of(about))
 
     def _filter_row(self) -> None:
         with w.element("div", "line"):
@@ -361,7 +362,7 @@ class Gallery:
             self._fail(message)
         else:
             asked = shlex.join(["--sort-into", target, "--min-prob", f"{least:g}"])
-            self._report(said, f"{self.found.about.get('command')} --force {asked}")
+            self._report(said, f"{command_of(self.found.about)} {asked}")
 
     async def add(self) -> None:
         """Copy labelled pictures into class folders of the workspace."""

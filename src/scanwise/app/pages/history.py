@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from scanwise.app import widgets as w
-from scanwise.app.answers import list_sets, read_set
+from scanwise.app.answers import command_of, list_sets, read_set
 from scanwise.app.widgets import Bench
 from scanwise.core.errors import ScanwiseError
 
@@ -43,4 +43,4 @@ def _entry(bench: Bench, folder: Path, about: dict[str, Any]) -> None:
         with w.element("div", "line"):
             w.link("Open", f"/use?answers={folder.name}")
             w.link("Download the table (CSV)", f"/download/{folder.name}")
-        w.command_box(str(about.get("command") or ""))
+        w.command_box(command_of(about))

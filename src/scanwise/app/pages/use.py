@@ -62,7 +62,11 @@ class Use:
             models.insert(0, chosen)
         if not models:
             w.hint("There is no model yet.", "/train", "Train one first")
-            return
+        else:
+            self._ask_panel(models, chosen)
+        self.place = w.element("div").props('aria-live="polite"')
+
+    def _ask_panel(self, models: list[str], chosen: str) -> None:
         with w.panel("Ask"):
             with w.element("div", "line"):
                 self.model = ui.select(
@@ -85,7 +89,6 @@ class Use:
                 w.button("Browse …", lambda: browse(self._browsed))
                 w.button("Ask about this folder", self.asked, "primary")
                 w.button("The training images", self.training, "quiet")
-        self.place = w.element("div").props('aria-live="polite"')
 
     async def _browsed(self, path: Path) -> None:
         self.folder.value = str(path)
