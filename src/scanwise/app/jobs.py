@@ -199,7 +199,7 @@ def process_of(job: Job) -> psutil.Process | None:
 def _same_birth(process: psutil.Process, job: Job) -> bool:
     if job.born:
         return _born(job.pid) == job.born
-    return abs(process.create_time() - job.started) <= SAME_START_S
+    return abs(float(process.create_time()) - job.started) <= SAME_START_S
 
 
 def is_running(job: Job | None) -> bool:

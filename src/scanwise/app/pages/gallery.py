@@ -361,7 +361,8 @@ class Gallery:
         if said is None:
             self._fail(message)
         else:
-            asked = shlex.join(["--sort-into", target, "--min-prob", f"{least:g}"])
+            # `target` is there now: the command needs a folder of its own
+            asked = shlex.join(["--sort-into", "NAME", "--min-prob", f"{least:g}"])
             self._report(said, f"{command_of(self.found.about)} {asked}")
 
     async def add(self) -> None:
