@@ -13,7 +13,7 @@ from scanwise.deploy.explain import explain, find_way
 from scanwise.deploy.subject import subject_of_files
 from scanwise.report.explanations import plot_explanation
 from scanwise.report.plots import to_display
-from scanwise.report.style import save_png
+from scanwise.report.style import DRAWING, save_png
 
 
 def explain_file(bundle: Bundle, path: Path, class_name: str | None = None) -> tuple[bytes, str]:
@@ -40,17 +40,17 @@ def explain_file(bundle: Bundle, path: Path, class_name: str | None = None) -> t
     name = bundle.class_names[int(found.explained[0])]
     probability = float(found.probabilities[0, int(found.explained[0])])
     heading = f"'{name}', probability {probability:.3f}"
-    figure = plot_explanation(
-        to_display(found.pixels)[0],
-        found.maps[0],
-        heading=heading,
-        right=None,
-        subject=f"evidence for '{name}'",
-        how=found.method_text(),
-        watermark=False,
-    )
     words = f"{found.method_text()}: {way.why}. {' '.join(way.notes)}".strip()
-    with tempfile.TemporaryDirectory() as folder:
+    with DRAWING, tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "map.png"
+        figure = plot_explanation(
+            to_display(found.pixels)[0],
+            found.maps[0],
+            heading=heading,
+            right=None,
+            subject=f"evidence for '{name}'",
+            how=found.method_text(),
+            watermark=False,
+        )
         save_png(figure, target, f"evidence for {name}", dpi=130)
         return target.read_bytes(), words

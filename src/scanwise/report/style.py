@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -58,6 +59,7 @@ WIDE_FONTS = (
     "Arial Unicode MS",
 )
 
+DRAWING = threading.Lock()  # for programs that draw in threads: settings are the process's
 CSS_PX_PER_POINT = 1.6  # how large a figure may get on a wide page
 
 P = ParamSpec("P")

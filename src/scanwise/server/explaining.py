@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import matplotlib as mpl
 import numpy as np
@@ -14,12 +13,12 @@ from scanwise.deploy.explain import Explanations, class_index, explain, find_way
 from scanwise.deploy.subject import subject_of_bytes
 from scanwise.report.explanations import plot_explanation, short_names
 from scanwise.report.plots import to_display
+from scanwise.report.style import DRAWING
 from scanwise.report.style import settings as style_settings
 from scanwise.server.errors import SEE_DOCS, ApiError
 from scanwise.server.models import LoadedModel
 
 DPI = 144
-_DRAWING = threading.Lock()  # matplotlib's settings are the process's
 
 
 def explanation_of(
@@ -54,7 +53,7 @@ def explanation_of(
 
 def explanation_png(model: LoadedModel, found: Explanations, answer: Answer) -> bytes:
     """Draw a map beside its image, with the answer above; for a thread."""
-    with _DRAWING:
+    with DRAWING:
         return _draw(model, found, answer)
 
 
