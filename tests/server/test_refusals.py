@@ -311,6 +311,7 @@ def test_foreign_pages_and_names_are_refused(client, disc_files):
     for headers, error in (
         ({"Origin": "https://evil.example"}, "foreign_page"),
         ({"Origin": "null"}, "foreign_page"),
+        ({"Origin": "http://["}, "foreign_page"),
         ({"Host": "evil.example"}, "wrong_host"),
         ({"Host": "127.0.0.1.evil.example:80"}, "wrong_host"),
     ):
