@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import os
 import socket
+import threading
 import time
+import weakref
 
 import httpx
 import numpy as np
@@ -17,6 +21,7 @@ from PIL import Image
 
 from scanwise.core.errors import ConfigError, RunError
 from scanwise.server.logs import JsonFormatter
+from scanwise.server.service import Service
 from scanwise.server.settings import make_settings
 
 from .conftest import files_below, huge_png, png, post, serving
@@ -267,6 +272,47 @@ def test_a_client_that_goes_away_costs_nothing(disc_model, disc_files, monkeypat
         assert http.get("/health").json()["in_progress"] == 0
         assert post(http, disc_files[0]).status_code == 200
         assert len(asked) <= 3  # one or two for those that left, one for the last
+
+
+class Upload(bytearray):
+    """Bytes that can be watched."""
+
+
+def test_what_nobody_waits_for_is_not_held(disc_model, disc_files, monkeypatch):
+    """With every decoder at work, the uploads of clients that give up leave the memory."""
+    go, prepare = threading.Event(), disc_model.bundle.prepare
+    blocked = Upload(disc_files[0])
+
+    def decode(data):
+        if isinstance(data, Upload):
+            go.wait(20)
+        return prepare(bytes(data))
+
+    monkeypatch.setattr(disc_model.bundle, "prepare", decode)
+
+    async def ask() -> tuple[bool, str]:
+        service = Service([disc_model], make_settings({}))
+        batcher = service.choose(None).batcher
+        running = [asyncio.create_task(batcher.answer(blocked)) for _ in range(os.cpu_count() + 2)]
+        await asyncio.sleep(0.1)
+        late = Upload(disc_files[0])
+        seen = weakref.ref(late)
+        task = asyncio.create_task(batcher.answer(late))
+        await asyncio.sleep(0.1)
+        for each in [*running, task]:  # as when they time out
+            each.cancel()
+        await asyncio.gather(*running, task, return_exceptions=True)
+        del late, task, each
+        gc.collect()
+        held = seen() is not None
+        go.set()
+        answer, _ = await batcher.answer(disc_files[0])  # the threads are free again
+        await service.close()
+        return held, answer.predicted
+
+    held, predicted = asyncio.run(ask())
+    assert not held
+    assert predicted in ("0", "1")
 
 
 def test_a_failure_inside_is_a_500_for_its_own_request_only(disc_model, disc_files, monkeypatch):
