@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scanwise.core.errors import ConfigError, RunError
+from scanwise.core.errors import ConfigError, ModelError, RunError
 from scanwise.server.logs import JsonFormatter
 from scanwise.server.service import Service
 from scanwise.server.settings import make_settings
@@ -425,6 +425,46 @@ def test_feedback_and_log_are_lines_without_pixels_or_names(disc_model, disc_fil
     assert json.loads(logged)["probabilities"] == said["probabilities"]
     assert "jane" not in log.read_text() + labels.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "labels.jsonl"}
+
+
+def test_what_was_not_delivered_is_no_answer(disc_model, disc_files, tmp_path, monkeypatch):
+    """A refused explanation, one that fails late, and a batch that times out leave no line."""
+    log, labels = tmp_path / "log.jsonl", tmp_path / "labels.jsonl"
+    asked = []
+
+    def plain(samples, prepared, **named):
+        asked.extend(samples)
+        return predict(samples, prepared, **named)
+
+    def last_is_slow(samples, prepared, **named):
+        asked.extend(samples)
+        if len(asked) > 2:
+            time.sleep(1.2)
+        return predict(samples, prepared, **named)
+
+    def no_way(*_):
+        raise ModelError("no map.")
+
+    predict = disc_model.bundle.predict_prepared
+    monkeypatch.setattr(disc_model.bundle, "predict_prepared", plain)
+    monkeypatch.setattr("scanwise.server.explaining.find_way", no_way)
+    with serving([disc_model], log=log, feedback=labels, timeout_s=1, batch=1) as http:
+        file = {"file": ("x.png", disc_files[0])}
+        refused = http.post("/explain?class=nosuch", files=file)
+        assert (refused.status_code, refused.json()["error"]) == (422, "unknown_class")
+        assert not asked  # not even computed
+        late = http.post("/explain", files=file)
+        assert (late.status_code, late.json()["error"]) == (501, "not_explainable")
+        asked.clear()
+        monkeypatch.setattr(disc_model.bundle, "predict_prepared", last_is_slow)
+        batch = http.post("/predict/batch", files=[("files", ("x.png", disc_files[0]))] * 3)
+        assert batch.status_code == 504
+        for answer, suffix in ((refused, ""), (late, ""), (batch, ".0")):
+            id = answer.headers["x-request-id"] + suffix
+            given = http.post("/feedback", json={"request_id": id, "label": "1"})
+            assert (given.status_code, given.json()["error"]) == (404, "unknown_request")
+        assert 'outcome="ok"' not in http.get("/metrics").text
+    assert log.read_text() == ""
 
 
 def test_names_are_logged_only_when_asked(disc_model, disc_files, caplog):

@@ -8,7 +8,7 @@ import threading
 import matplotlib as mpl
 import numpy as np
 
-from scanwise.core.errors import ConfigError, DataError, ModelError
+from scanwise.core.errors import DataError, ModelError
 from scanwise.deploy.answers import ABSTAIN, Answer
 from scanwise.deploy.explain import Explanations, class_index, explain, find_way
 from scanwise.deploy.subject import subject_of_bytes
@@ -22,6 +22,22 @@ DPI = 144
 _DRAWING = threading.Lock()  # matplotlib's settings are the process's
 
 
+def check_class(model: LoadedModel, class_name: str | None) -> None:
+    """Refuse a class that the model has not, before anything is computed.
+
+    Raises:
+        ApiError: 422 for an unknown class.
+    """
+    names = model.bundle.class_names
+    if class_name is not None and class_name not in names:
+        raise ApiError(
+            422,
+            "unknown_class",
+            "class is no class of the model.",
+            f"Use one of {', '.join(names)}.",
+        )
+
+
 def explanation_of(
     model: LoadedModel, data: bytes, method: str, class_name: str | None, device: str
 ) -> Explanations:
@@ -31,11 +47,11 @@ def explanation_of(
         model: The model that answered.
         data: The upload, which could be read.
         method: One of deploy.explain.METHODS.
-        class_name: Whose evidence [the most probable class's].
+        class_name: Whose evidence [the most probable class's], after `check_class`.
         device: Where to compute.
 
     Raises:
-        ApiError: 422 for an unknown class, 501 where this network can't be explained so.
+        ApiError: 501 where this network can't be explained so.
     """
     bundle = model.bundle
     try:
@@ -43,11 +59,6 @@ def explanation_of(
         subject = subject_of_bytes(bundle, data)
         explained = None if chosen is None else np.array([chosen], np.int64)
         return explain(subject, find_way(subject, method), explained, device=device)
-    except ConfigError:
-        known = ", ".join(bundle.class_names)
-        raise ApiError(
-            422, "unknown_class", "class is no class of the model.", f"Use one of {known}."
-        ) from None
     except (ModelError, DataError) as error:
         raise ApiError(501, "not_explainable", str(error), SEE_DOCS) from None
 
