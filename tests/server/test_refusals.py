@@ -182,6 +182,10 @@ def test_too_many_bytes(disc_model, disc_files):
         assert (between.status_code, between.json()["error"]) == (413, "too_large")
         long_feedback = http.post("/feedback", content=bytes(20_000))
         assert long_feedback.status_code == 413
+        assert "16 kB" in long_feedback.json()["detail"]
+        assert "--max-mb" not in long_feedback.json()["fix"]
+        assert "more than 0.1 MB" in stated.json()["detail"]  # as --max-mb says it
+        assert "--max-mb" in stated.json()["fix"]
         assert post(http, disc_files[0]).status_code == 200
         assert http.app.state.service.uploads.held == 0
 
@@ -303,6 +307,7 @@ def test_what_nobody_waits_for_is_not_held(disc_model, disc_files, monkeypatch):
             each.cancel()
         await asyncio.gather(*running, task, return_exceptions=True)
         del late, task, each
+        await asyncio.sleep(0.05)  # the loop lets go of what it handed over last
         gc.collect()
         held = seen() is not None
         go.set()
@@ -373,6 +378,9 @@ def test_foreign_pages_and_names_are_refused(client, disc_files):
         ({"host": "0.0.0.0"}, ["token", "SCANWISE_TOKEN"]),
         ({"host": "192.168.1.5"}, ["token"]),
         ({"host": "0.0.0.0", "token": "short"}, ["at least 16"]),
+        ({"token": "tökén-that-is-long-enough"}, ["token", "ASCII"]),
+        ({"token": f" {TOKEN}"}, ["token", "spaces"]),
+        ({"token": f"{TOKEN}\n"}, ["token", "spaces"]),
         ({"max_mb": 0}, ["max_mb"]),
         ({"max_files": 500}, ["max_files", "queue"]),
         ({"timeout_s": -1}, ["timeout_s"]),
@@ -385,6 +393,7 @@ def test_settings_that_do_not_fit_are_refused(values, words):
     for word in words:
         assert word in str(caught.value)
     assert "short" not in str(caught.value)
+    assert "long-enough" not in str(caught.value)
 
 
 def test_the_token_is_in_no_text_of_the_settings():
