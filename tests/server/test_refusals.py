@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import os
 import socket
+import threading
 import time
+import weakref
 
 import httpx
 import numpy as np
@@ -15,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scanwise.core.errors import ConfigError, RunError
+from scanwise.core.errors import ConfigError, ModelError, RunError
 from scanwise.server.logs import JsonFormatter
+from scanwise.server.service import Service
 from scanwise.server.settings import make_settings
 
 from .conftest import files_below, huge_png, png, post, serving
@@ -177,6 +182,10 @@ def test_too_many_bytes(disc_model, disc_files):
         assert (between.status_code, between.json()["error"]) == (413, "too_large")
         long_feedback = http.post("/feedback", content=bytes(20_000))
         assert long_feedback.status_code == 413
+        assert "16 kB" in long_feedback.json()["detail"]
+        assert "--max-mb" not in long_feedback.json()["fix"]
+        assert "more than 0.1 MB" in stated.json()["detail"]  # as --max-mb says it
+        assert "--max-mb" in stated.json()["fix"]
         assert post(http, disc_files[0]).status_code == 200
         assert http.app.state.service.uploads.held == 0
 
@@ -269,6 +278,48 @@ def test_a_client_that_goes_away_costs_nothing(disc_model, disc_files, monkeypat
         assert len(asked) <= 3  # one or two for those that left, one for the last
 
 
+class Upload(bytearray):
+    """Bytes that can be watched."""
+
+
+def test_what_nobody_waits_for_is_not_held(disc_model, disc_files, monkeypatch):
+    """With every decoder at work, the uploads of clients that give up leave the memory."""
+    go, prepare = threading.Event(), disc_model.bundle.prepare
+    blocked = Upload(disc_files[0])
+
+    def decode(data):
+        if isinstance(data, Upload):
+            go.wait(20)
+        return prepare(bytes(data))
+
+    monkeypatch.setattr(disc_model.bundle, "prepare", decode)
+
+    async def ask() -> tuple[bool, str]:
+        service = Service([disc_model], make_settings({}))
+        batcher = service.choose(None).batcher
+        running = [asyncio.create_task(batcher.answer(blocked)) for _ in range(os.cpu_count() + 2)]
+        await asyncio.sleep(0.1)
+        late = Upload(disc_files[0])
+        seen = weakref.ref(late)
+        task = asyncio.create_task(batcher.answer(late))
+        await asyncio.sleep(0.1)
+        for each in [*running, task]:  # as when they time out
+            each.cancel()
+        await asyncio.gather(*running, task, return_exceptions=True)
+        del late, task, each
+        await asyncio.sleep(0.05)  # the loop lets go of what it handed over last
+        gc.collect()
+        held = seen() is not None
+        go.set()
+        answer, _ = await batcher.answer(disc_files[0])  # the threads are free again
+        await service.close()
+        return held, answer.predicted
+
+    held, predicted = asyncio.run(ask())
+    assert not held
+    assert predicted in ("0", "1")
+
+
 def test_a_failure_inside_is_a_500_for_its_own_request_only(disc_model, disc_files, monkeypatch):
     plain = disc_model.bundle.predict_prepared
 
@@ -311,6 +362,7 @@ def test_foreign_pages_and_names_are_refused(client, disc_files):
     for headers, error in (
         ({"Origin": "https://evil.example"}, "foreign_page"),
         ({"Origin": "null"}, "foreign_page"),
+        ({"Origin": "http://["}, "foreign_page"),
         ({"Host": "evil.example"}, "wrong_host"),
         ({"Host": "127.0.0.1.evil.example:80"}, "wrong_host"),
     ):
@@ -326,6 +378,9 @@ def test_foreign_pages_and_names_are_refused(client, disc_files):
         ({"host": "0.0.0.0"}, ["token", "SCANWISE_TOKEN"]),
         ({"host": "192.168.1.5"}, ["token"]),
         ({"host": "0.0.0.0", "token": "short"}, ["at least 16"]),
+        ({"token": "tökén-that-is-long-enough"}, ["token", "ASCII"]),
+        ({"token": f" {TOKEN}"}, ["token", "spaces"]),
+        ({"token": f"{TOKEN}\n"}, ["token", "spaces"]),
         ({"max_mb": 0}, ["max_mb"]),
         ({"max_files": 500}, ["max_files", "queue"]),
         ({"timeout_s": -1}, ["timeout_s"]),
@@ -338,6 +393,7 @@ def test_settings_that_do_not_fit_are_refused(values, words):
     for word in words:
         assert word in str(caught.value)
     assert "short" not in str(caught.value)
+    assert "long-enough" not in str(caught.value)
 
 
 def test_the_token_is_in_no_text_of_the_settings():
@@ -378,6 +434,46 @@ def test_feedback_and_log_are_lines_without_pixels_or_names(disc_model, disc_fil
     assert json.loads(logged)["probabilities"] == said["probabilities"]
     assert "jane" not in log.read_text() + labels.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "labels.jsonl"}
+
+
+def test_what_was_not_delivered_is_no_answer(disc_model, disc_files, tmp_path, monkeypatch):
+    """A refused explanation, one that fails late, and a batch that times out leave no line."""
+    log, labels = tmp_path / "log.jsonl", tmp_path / "labels.jsonl"
+    asked = []
+
+    def plain(samples, prepared, **named):
+        asked.extend(samples)
+        return predict(samples, prepared, **named)
+
+    def last_is_slow(samples, prepared, **named):
+        asked.extend(samples)
+        if len(asked) > 2:
+            time.sleep(1.2)
+        return predict(samples, prepared, **named)
+
+    def no_way(*_):
+        raise ModelError("no map.")
+
+    predict = disc_model.bundle.predict_prepared
+    monkeypatch.setattr(disc_model.bundle, "predict_prepared", plain)
+    monkeypatch.setattr("scanwise.server.explaining.find_way", no_way)
+    with serving([disc_model], log=log, feedback=labels, timeout_s=1, batch=1) as http:
+        file = {"file": ("x.png", disc_files[0])}
+        refused = http.post("/explain?class=nosuch", files=file)
+        assert (refused.status_code, refused.json()["error"]) == (422, "unknown_class")
+        assert not asked  # not even computed
+        late = http.post("/explain", files=file)
+        assert (late.status_code, late.json()["error"]) == (501, "not_explainable")
+        asked.clear()
+        monkeypatch.setattr(disc_model.bundle, "predict_prepared", last_is_slow)
+        batch = http.post("/predict/batch", files=[("files", ("x.png", disc_files[0]))] * 3)
+        assert batch.status_code == 504
+        for answer, suffix in ((refused, ""), (late, ""), (batch, ".0")):
+            id = answer.headers["x-request-id"] + suffix
+            given = http.post("/feedback", json={"request_id": id, "label": "1"})
+            assert (given.status_code, given.json()["error"]) == (404, "unknown_request")
+        assert 'outcome="ok"' not in http.get("/metrics").text
+    assert log.read_text() == ""
 
 
 def test_names_are_logged_only_when_asked(disc_model, disc_files, caplog):

@@ -56,7 +56,7 @@ class Access:
                 "Call it by its address, or start it with --allow-host NAME.",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return ApiError(
                 403,
                 "foreign_page",
@@ -84,6 +84,14 @@ class Access:
 def _known_hosts(settings: ServerSettings) -> frozenset[str]:
     names: Iterable[str] = ("localhost", "127.0.0.1", "::1", settings.host, *settings.allow_hosts)
     return frozenset(name.strip("[]").lower() for name in names)
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None for what is no address, which no page of ours sends."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +18,7 @@ from scanwise.deploy.answers import Answer
 from scanwise.deploy.bundle import Bundle, Prepared
 from scanwise.server.errors import busy
 from scanwise.server.schemas import Timing
+from scanwise.server.threads import Threads
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Batcher:
     def __init__(
         self,
         bundle: Bundle,
-        decoders: Executor,
+        decoders: Threads,
         prepare: Callable[[bytes], Prepared],
         *,
         queue: int,
@@ -64,7 +64,7 @@ class Batcher:
         self._coming = 0  # images being decoded
         self._ready: asyncio.Queue[_Job] = asyncio.Queue()
         # One thread computes all that this network is asked: hooks on it see one batch at a time.
-        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._network = Threads(1, "network")
         self._worker: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -90,14 +90,13 @@ class Batcher:
         """
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        loop = asyncio.get_running_loop()
         start = time.perf_counter()
         self._coming += 1
         try:
-            prepared = await loop.run_in_executor(self._decoders, self._prepare, data)
+            prepared = await self._decoders.run(lambda: self._prepare(data))
         finally:
             self._coming -= 1
-        job = _Job(prepared, time.perf_counter(), loop.create_future())
+        job = _Job(prepared, time.perf_counter(), asyncio.Future())
         self._ready.put_nowait(job)
         answer, began, seconds, size = await job.future
         timing = Timing(
@@ -110,14 +109,14 @@ class Batcher:
 
     async def alone(self, compute: Callable[[], T]) -> T:
         """Run something else that asks this network, between two batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._network, compute)
+        return await self._network.run(compute)
 
     async def close(self) -> None:
         """End the worker; call it when nothing is pending."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        self._network.shutdown(wait=False, cancel_futures=True)
+        self._network.close()
 
     async def _work(self) -> None:
         while True:

@@ -7,7 +7,7 @@ import io
 import matplotlib as mpl
 import numpy as np
 
-from scanwise.core.errors import ConfigError, DataError, ModelError
+from scanwise.core.errors import DataError, ModelError
 from scanwise.deploy.answers import ABSTAIN, Answer
 from scanwise.deploy.explain import Explanations, class_index, explain, find_way
 from scanwise.deploy.subject import subject_of_bytes
@@ -21,6 +21,22 @@ from scanwise.server.models import LoadedModel
 DPI = 144
 
 
+def check_class(model: LoadedModel, class_name: str | None) -> None:
+    """Refuse a class that the model has not, before anything is computed.
+
+    Raises:
+        ApiError: 422 for an unknown class.
+    """
+    names = model.bundle.class_names
+    if class_name is not None and class_name not in names:
+        raise ApiError(
+            422,
+            "unknown_class",
+            "class is no class of the model.",
+            f"Use one of {', '.join(names)}.",
+        )
+
+
 def explanation_of(
     model: LoadedModel, data: bytes, method: str, class_name: str | None, device: str
 ) -> Explanations:
@@ -30,11 +46,11 @@ def explanation_of(
         model: The model that answered.
         data: The upload, which could be read.
         method: One of deploy.explain.METHODS.
-        class_name: Whose evidence [the most probable class's].
+        class_name: Whose evidence [the most probable class's], after `check_class`.
         device: Where to compute.
 
     Raises:
-        ApiError: 422 for an unknown class, 501 where this network can't be explained so.
+        ApiError: 501 where this network can't be explained so.
     """
     bundle = model.bundle
     try:
@@ -42,11 +58,6 @@ def explanation_of(
         subject = subject_of_bytes(bundle, data)
         explained = None if chosen is None else np.array([chosen], np.int64)
         return explain(subject, find_way(subject, method), explained, device=device)
-    except ConfigError:
-        known = ", ".join(bundle.class_names)
-        raise ApiError(
-            422, "unknown_class", "class is no class of the model.", f"Use one of {known}."
-        ) from None
     except (ModelError, DataError) as error:
         raise ApiError(501, "not_explainable", str(error), SEE_DOCS) from None
 

@@ -55,34 +55,39 @@ class Share:
         self.size += size
 
 
-async def body_within(request: Request, limit: int, share: Share) -> AsyncIterator[bytes]:
+async def body_within(
+    request: Request, limit: int, share: Share, too_large: ApiError
+) -> AsyncIterator[bytes]:
     """The body in pieces, counted as they come: the stated length may be absent or a lie.
 
     Raises:
-        ApiError: 413 beyond the limit, 429 where there is no room now.
+        ApiError: `too_large` beyond the limit, 429 where there is no room now.
     """
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and int(stated) > limit:
-        raise _too_large(limit)
+        raise too_large
     async for piece in request.stream():
         if share.size + len(piece) > limit:
-            raise _too_large(limit)
+            raise too_large
         share.add(len(piece))
         yield piece
 
 
-def _too_large(limit: int) -> ApiError:
-    return ApiError(
-        413,
-        "too_large",
-        f"the request has more than {limit / 1e6:g} MB.",
-        "Send fewer or smaller files, or start with a higher --max-mb.",
-    )
+def _too_large(size: str, fix: str) -> ApiError:
+    return ApiError(413, "too_large", f"the request has more than {size}.", fix)
+
+
+def _files_too_large(limit: int, max_files: int) -> ApiError:
+    options = "--max-mb" if max_files == 1 else "--max-mb or --memory-mb"
+    send = "a smaller file" if max_files == 1 else "fewer or smaller files"
+    return _too_large(f"{limit / 1e6:g} MB", f"Send {send}, or start with a higher {options}.")
 
 
 async def read_body(request: Request, limit: int, share: Share) -> bytes:
+    """The body of a request without files."""
+    too_large = _too_large(f"{limit / 1e3:g} kB", "Shorten it.")
     try:
-        return b"".join([piece async for piece in body_within(request, limit, share)])
+        return b"".join([piece async for piece in body_within(request, limit, share, too_large)])
     except ClientDisconnect:
         raise client_gone() from None
 
@@ -110,7 +115,7 @@ async def read_files(
         raise _wrong_form(
             field, f"the body is {request.headers.get('content-type') or 'of no stated type'}"
         )
-    form = await _parse(request, limit + OVERHEAD, max_files, share)
+    form = await _parse(request, limit, max_files, share)
     try:
         others = sorted({key for key, _ in form.multi_items() if key != field})
         if others:
@@ -129,7 +134,8 @@ async def read_files(
 
 
 async def _parse(request: Request, limit: int, max_files: int, share: Share) -> FormData:
-    pieces = body_within(request, limit, share)
+    too_large = _files_too_large(limit, max_files)
+    pieces = body_within(request, limit + OVERHEAD, share, too_large)
     parser = _InMemory(
         request.headers,
         pieces,  # type: ignore[arg-type]

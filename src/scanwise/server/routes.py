@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from scanwise import __version__
 from scanwise.deploy.answers import Answer
 from scanwise.server.errors import ApiError, NotReadable, invalid, too_late
-from scanwise.server.explaining import explanation_of, explanation_png
+from scanwise.server.explaining import check_class, explanation_of, explanation_png
 from scanwise.server.limits import client_gone, read_body, read_files
 from scanwise.server.metrics import CONTENT_TYPE
 from scanwise.server.schemas import (
@@ -152,7 +152,9 @@ async def predict(
     async with _upload(request, service, model) as upload:
         if explain is not None:
             return await _explained(upload, explain, None, topk)
-        return (await _answered(upload, topk))[0]
+        prediction, answer = await _answered(upload, topk)
+        _record(upload, answer)
+        return prediction
 
 
 @router.post(
@@ -201,27 +203,32 @@ async def predict_batch(
                 _Upload(request, service, served, name, data, request_id)
                 for (name, data), request_id in zip(files, ids, strict=True)
             ]
-            rows = await _for_client(
+            found = await _for_client(
                 request, asyncio.gather(*(_row(one, topk) for one in uploads)), settings.timeout_s
             )
+            for one, (_, answer) in zip(uploads, found, strict=True):
+                if answer is not None:
+                    _record(one, answer)
+    rows = [row for row, _ in found]
     errors = sum(row.status == "error" for row in rows)
     return BatchAnswer(
         request_id=request.state.request_id,
         model=served.ref,
         num_ok=len(rows) - errors,
         num_errors=errors,
-        results=list(rows),
+        results=rows,
     )
 
 
-async def _row(upload: _Upload, topk: int | None) -> BatchItem:
+async def _row(upload: _Upload, topk: int | None) -> tuple[BatchItem, Answer | None]:
     try:
-        prediction, _ = await _ask(upload, topk)
+        prediction, answer = await _ask(upload, topk)
     except NotReadable as error:
-        return BatchItem(
+        row = BatchItem(
             status="error", name=upload.name, code=error.status_code, error=error.body()
         )
-    return BatchItem(status="ok", name=upload.name, code=200, prediction=prediction)
+        return row, None
+    return BatchItem(status="ok", name=upload.name, code=200, prediction=prediction), answer
 
 
 @router.post(
@@ -298,7 +305,7 @@ async def _answered(upload: _Upload, topk: int | None) -> tuple[Prediction, Answ
 
 
 async def _ask(upload: _Upload, topk: int | None) -> tuple[Prediction, Answer]:
-    """The answer to one file, counted and recorded.
+    """The answer to one file; `_record` it where it is delivered.
 
     Raises:
         NotReadable: If the file can't be answered.
@@ -309,9 +316,12 @@ async def _ask(upload: _Upload, topk: int | None) -> tuple[Prediction, Answer]:
     except NotReadable as error:
         service.meters.refused(served.model.name, error.error)
         raise
-    prediction = _prediction(upload, answer, timing, topk)
-    service.record(served, upload.request_id, answer, upload.data)
-    return prediction, answer
+    return _prediction(upload, answer, timing, topk), answer
+
+
+def _record(upload: _Upload, answer: Answer) -> None:
+    """Count and write down an answer that the client gets; one it does not get is none."""
+    upload.service.record(upload.served, upload.request_id, answer, upload.data)
 
 
 def _prediction(upload: _Upload, answer: Answer, timing: Timing, topk: int | None) -> Prediction:
@@ -329,9 +339,11 @@ async def _explained(
     upload: _Upload, method: str, class_name: str | None, topk: int | None
 ) -> Response:
     """The picture; the answer goes along in a header, as ASCII JSON."""
+    check_class(upload.served.model, class_name)
     timeout_s = upload.service.settings.timeout_s
     prediction, answer = await _answered(upload, topk)
     png = await _for_client(upload.request, _picture(upload, answer, method, class_name), timeout_s)
+    _record(upload, answer)
     said = json.dumps(prediction.model_dump(exclude={"name"}))
     return Response(png, media_type=PNG, headers={"X-Prediction": said})
 

@@ -6,7 +6,6 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from scanwise.server.metrics import Meters
 from scanwise.server.models import LoadedModel, names_of
 from scanwise.server.schemas import Feedback, ModelRef
 from scanwise.server.settings import ServerSettings
+from scanwise.server.threads import Threads
 
 REMEMBERED = 100_000  # answers that feedback can refer to
 
@@ -71,9 +71,9 @@ class Service:
         self._feedback = None if settings.feedback is None else JsonLines(settings.feedback)
         if settings.keep_images is not None:
             _make_folder(settings.keep_images)
-        self._decoders = ThreadPoolExecutor(
+        self._decoders = Threads(
             max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2),
-            thread_name_prefix="decode",
+            "decode",
         )
         for model in models:
             self.add(model)
@@ -195,7 +195,7 @@ class Service:
         """End threads and close files; call it when no request is left."""
         for each in self.models():
             await each.batcher.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         for file in (self._log, self._feedback):
             if file is not None:
                 file.close()

@@ -47,8 +47,16 @@ class ServerSettings(Settings):
 
     @field_validator("token")
     @classmethod
-    def _token_is_long(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < MIN_TOKEN:
+    def _token_can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is None:
+            return None
+        text = token.get_secret_value()
+        if not (text.isascii() and text.isprintable() and text == text.strip()):
+            raise ValueError(
+                "must be printable ASCII without spaces around it, else no client can send it in "
+                f"a header; make one: {NEW_TOKEN}"
+            )
+        if len(text) < MIN_TOKEN:
             raise ValueError(f"must have at least {MIN_TOKEN} characters; make one: {NEW_TOKEN}")
         return token
 
