@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scanwise.core.config import env_settings, make_config
+from scanwise.core.config import TrainConfig, env_settings, make_config
+from scanwise.core.errors import ConfigError, ScanwiseError
 from scanwise.core.types import Dataset
 from scanwise.pipeline import train as main_path
 from scanwise.pipeline.runs import Run
@@ -23,7 +24,8 @@ def train(data: str | Path | Dataset, *, model: Any = None, **settings: Any) -> 
         settings: The flags of `scanwise train` in snake_case (epochs, batch_size, lr, ...).
 
     Returns:
-        The run: `run.path`, `run.metrics`, `run.report`, `run.bundle`.
+        The run (with preset="best" that of the networks' vote): `run.path`, `run.metrics`,
+        `run.report`, `run.bundle`.
 
     Raises:
         ScanwiseError: One of its kinds, with a message that says how to mend it.
@@ -36,8 +38,26 @@ def train(data: str | Path | Dataset, *, model: Any = None, **settings: Any) -> 
         values["data"] = str(data)
     if model is not None and not own_module:
         values["model"] = model
+    config = make_config(values)
+    if config.preset == "best":
+        return _train_best(config, data, own_module)
     return main_path.train(
-        make_config(values),
+        config,
         data=data if isinstance(data, Dataset) else None,
         model=model if own_module else None,
     )
+
+
+def _train_best(config: TrainConfig, data: object, own_module: bool) -> Run:
+    """The run of the networks' mean vote; their own runs lie beside it."""
+    if isinstance(data, Dataset) or own_module:
+        raise ConfigError(
+            "preset='best' trains several networks in processes of their own, which read the data "
+            "from its path and build the network by its name; give both, or another preset."
+        )
+    from scanwise.studies.cross_validation import train_best
+
+    found = train_best(config)
+    if found.findings.failed:
+        raise ScanwiseError(f"a training failed: {found.findings.failed[0].error}")
+    return Run.open(Path(found.deployed))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import scanwise as sw
 from scanwise.cli import main
 from scanwise.core.config import make_config
 from scanwise.core.errors import ConfigError
@@ -16,7 +17,7 @@ from scanwise.metrics.predictions import read_predictions
 from scanwise.pipeline.runs import Run
 from scanwise.studies.compare import Asked
 from scanwise.studies.compare_page import repeated_text, write_repeated
-from scanwise.studies.cross_validation import Repeated, cross_validate
+from scanwise.studies.cross_validation import BEST_MEMBERS, Repeated, cross_validate
 
 DATA = "demo:cells?n=240&slides=40&size=24"
 
@@ -99,9 +100,46 @@ def test_seeds_share_one_split_and_the_command_prints_them(
     assert {run.config.seed for run in runs} == {0, 1}
 
 
+def test_best_is_the_measured_vote_of_several_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "best"
+    words = f"train {DATA} --preset best --model mlp:16 --epochs 1 --seeds 2 --jobs 1 --output"
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), str(output)])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"model to use: {output}/ensemble" in text
+    assert "mean vote of 2 networks" in text
+    run = Run.open(output / "ensemble")
+    stated = run.metrics["splits"]["test"]["accuracy"]["value"]
+    assert f"accuracy           {stated:.3f}" in text
+    assert len(run.test_looks()) == 1
+    members = [Run.open(path) for path in sorted((output / "members").iterdir())]
+    assert [len(member.test_looks()) for member in members] == [1, 1]
+    parts = [read_predictions(member.path / "predictions.csv") for member in members]
+    mean = np.mean([part.of_split("test").probabilities for part in parts], axis=0)
+    whole = read_predictions(run.path / "predictions.csv").of_split("test")
+    assert whole.probabilities == pytest.approx(mean, abs=1e-6)
+
+
+def test_best_from_python_is_the_run_of_the_vote(tmp_path: Path) -> None:
+    said = {"preset": "best", "model": "mlp:16", "epochs": 1, "output": str(tmp_path / "best")}
+    run = sw.train(DATA, **said)
+    assert run.path == tmp_path / "best" / "ensemble"
+    assert len(run.metrics["ensemble"]["members"]) == BEST_MEMBERS
+    with pytest.raises(ConfigError, match="processes of their own"):
+        sw.train(sw.load(DATA), preset="best")
+    data, classifier = sw.load(DATA), sw.ImageClassifier(preset="best")
+    with pytest.raises(ConfigError, match=r"use scanwise\.train"):
+        classifier.fit(data.images, data.targets)
+
+
 def test_deploy_needs_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="needs --cv K"):
         cross_validate(make_config({"data": DATA}), Asked((DATA,), seeds=2), "refit")
+    with pytest.raises(ConfigError, match="needs --cv K or --seeds N"):
+        cross_validate(make_config({"data": DATA}), Asked((DATA,)), "ensemble")
     with pytest.raises(SystemExit) as ended:
         main(["train", DATA, "--cv", "three"])
     assert ended.value.code == 2

@@ -10,9 +10,11 @@ from typing import Any
 from scanwise.core.commands import command_line
 from scanwise.core.config import TrainConfig, make_config
 from scanwise.pipeline.plan import DataFacts, Decision, make_plan
+from scanwise.prepare.augment import flip_is_safe
 
 PRESETS = {
     "": "Recommended: a small network trained from scratch",
+    "quick": "Quick: a smaller network, in seconds, to see whether it can work at all",
     "auto": "By number of images: the training guide's table (cautious, slower to learn)",
     "reference": "MedMNIST protocol: ResNet-18, 100 epochs (slow on a CPU)",
 }
@@ -89,6 +91,7 @@ def facts_of(dataset_json: Mapping[str, Any]) -> DataFacts | None:
         n_train=int(sizes.get("train") or sum(train)),
         smallest_class=int(min(train)),
         from_files=dataset_json.get("kind") in ("folder", "split-folder", "manifest"),
+        mirrors=flip_is_safe(dataset_json.get("class_names") or ()),
     )
 
 

@@ -115,7 +115,7 @@ def train(
         typer.Option(
             "--deploy",
             metavar="ensemble|refit",
-            help="With --cv: the model to use.",
+            help="With --cv or --seeds: the model to use.",
             show_default=False,
         ),
     ] = None,
@@ -124,14 +124,19 @@ def train(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model on DATA and write an honest report; with --cv or --seeds, a study."""
+    """Train a model on DATA and write an honest report.
+
+    With --cv, --seeds or --preset best it is a study of several trainings.
+    """
     number = whole_number("seeds", seeds)
-    if resume is None and (number != 1 or cv is not None or deploy is not None):
-        resolved = gather_settings(data, settings, config)
+    resolved = None if resume is not None else gather_settings(data, settings, config)
+    several = number != 1 or cv is not None or deploy is not None
+    if resolved is not None and (several or resolved.preset == "best"):
         start(resolved.threads)
         train_repeatedly(resolved, number, cv, deploy, (jobs, backend, address), as_json)
         return
-    if resume is not None:
+    if resolved is None:
+        assert resume is not None
         if data is not None or settings or config is not None or number != 1 or cv or deploy:
             raise ConfigError(
                 "--resume RUN takes everything from the run's config.yaml; leave out the rest."
@@ -145,7 +150,6 @@ def train(
 
         run = resume_run(resume)
     else:
-        resolved = gather_settings(data, settings, config)
         start_processes(resolved.devices, resolved.nodes, resolved.threads)
         start(resolved.threads)
         from scanwise.pipeline.train import train as train_run

@@ -109,15 +109,19 @@ def train_repeatedly(
     """`train --seeds N --cv K`: train as a study, print, and end with 1 where a training failed."""
     from scanwise.studies.compare import Asked
     from scanwise.studies.compare_page import repeated_text, write_repeated
-    from scanwise.studies.cross_validation import cross_validate
+    from scanwise.studies.cross_validation import BEST_MEMBERS, cross_validate, train_best
 
     check_alone(config.devices, config.nodes)
-    jobs, backend, address = machines
-    folds = None if cv is None else whole_number("cv", cv)
-    asked = Asked(
-        (config.data,), seeds=seeds, cv=folds, jobs=jobs, backend=backend, address=address
-    )
-    found = cross_validate(config, asked, deploy)  # type: ignore[arg-type]
+    if config.preset == "best" and cv is None and deploy in (None, "ensemble"):
+        members = BEST_MEMBERS if seeds == 1 else seeds
+        found = train_best(config, members=members, machines=machines)
+    else:
+        jobs, backend, address = machines
+        folds = None if cv is None else whole_number("cv", cv)
+        asked = Asked(
+            (config.data,), seeds=seeds, cv=folds, jobs=jobs, backend=backend, address=address
+        )
+        found = cross_validate(config, asked, deploy)  # type: ignore[arg-type]
     write_repeated(found)
     show(found.to_json() if as_json else repeated_text(found), as_json)
     if found.findings.failed:

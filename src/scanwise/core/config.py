@@ -28,10 +28,14 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["plateau", "cosine", "step", "onecycle", "none"]
 Loss = Literal["auto", "ce", "focal", "logit_adjust"]
 Monitor = Literal["val_loss", "val_accuracy", "val_auc", "val_balanced_acc"]
-Preset = Literal["auto", "small", "medium", "large", "default", "transfer", "reference"]
+Preset = Literal[
+    "quick", "default", "best", "auto", "small", "medium", "large", "transfer", "reference"
+]
 Balance = Literal["none", "smote", "smote-pixels"]
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 Fit = Literal["stretch", "pad", "crop"]
+Mix = Literal["none", "mixup", "cutmix"]
+Tta = Literal["none", "flip", "shift", "flip+shift"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32", "bf16"]
 TRACKERS = ("tensorboard", "mlflow")
@@ -103,6 +107,9 @@ class TrainConfig(Settings):
     flip: bool | None = Field(
         default=None, description="Mirror images in training [off for left/right classes]."
     )
+    mix: Mix | None = Field(
+        default=None, description="Train on mixtures of two images: mixup adds, cutmix pastes."
+    )
     balance: Balance = Field(default="none", description="SMOTE on the training split.")
     sampler: Sampler = Field(default="shuffle", description="Order in which images are drawn.")
     class_weights: str | None = Field(
@@ -137,11 +144,15 @@ class TrainConfig(Settings):
         default="auto", description="Output activation; sigmoid trains one-vs-rest."
     )
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout before the head.")
+    tta: Tta | None = Field(
+        default=None,
+        description="Test-time augmentation: views of each image whose mean is the answer.",
+    )
     # Training
     preset: Preset | None = Field(
         default=None,
-        description="auto (by number of images), small, medium, large, default, transfer or "
-        "reference.",
+        description="quick (seconds), default (minutes), best (several networks that vote), "
+        "auto (by number of images), small, medium, large, transfer, reference.",
     )
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over train.")
     batch_size: int | None = Field(default=None, ge=1, le=65_536, description="Images a step.")

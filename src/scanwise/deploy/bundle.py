@@ -42,6 +42,7 @@ from scanwise.metrics.conformal import in_sets
 from scanwise.metrics.inputs import THRESHOLD
 from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
 from scanwise.models.build import build_model
+from scanwise.models.parts import set_views
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import PixelRows, Pixels
 
@@ -76,6 +77,7 @@ class BundleConfig:
     project: Literal["max"] | None = None
     backbone: dict[str, Any] | None = None  # of a pretrained network: BackboneSpec in JSON
     conformal: dict[str, Any] | None = None  # bars of prediction sets (metrics.conformal)
+    tta: str = "none"  # views that are averaged (models.views)
 
     def to_json(self) -> dict[str, Any]:
         names = list(self.class_names)
@@ -100,6 +102,7 @@ class BundleConfig:
             "project": self.project,
             "backbone": self.backbone,
             "conformal": self.conformal,
+            "tta": self.tta,
         }
 
     @classmethod
@@ -130,6 +133,7 @@ class BundleConfig:
             project=value["project"],
             backbone=value.get("backbone"),
             conformal=value.get("conformal"),
+            tta=value.get("tta", "none"),
         )
 
 
@@ -149,6 +153,7 @@ class Bundle:
     ) -> None:
         # One memory order, so that a model just trained and the same one loaded give the same bits.
         self.model = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        set_views(self.model, config.tta)
         self.preprocessing = preprocessing
         self.config = config
         self.metrics = metrics or {}

@@ -79,6 +79,7 @@ class EnsembleBundle(Bundle):
             temperature=1.0,  # the members are calibrated, their mean is not calibrated again
             thresholds={},
             conformal=None,
+            tta="none",  # each member has its own views
             scanwise_version=__version__,
             backbone=None,
         )

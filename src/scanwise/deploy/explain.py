@@ -22,6 +22,7 @@ from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.cam_layer import Layer, MapHooks, find_layer
 from scanwise.deploy.ensemble import EnsembleBundle
 from scanwise.deploy.subject import Subject, subject_of_rows
+from scanwise.models.parts import set_views
 from scanwise.models.penultimate import alone_with
 
 Method = Literal["gradcam", "occlusion", "integrated-gradients"]
@@ -45,16 +46,23 @@ class Way:
     method: Method
     why: str
     layer: Layer | None = None
+    one_view: bool = False  # of several, whose mean is the answer
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the map must know."""
-        if self.layer is None or self.layer.whole:
-            return ()
-        return (
-            f"The answer also depends on other layers than {self.layer.name}; this map shows the "
-            "part of the evidence that passes through it.",
-        )
+        notes = []
+        if self.layer is not None and not self.layer.whole:
+            notes.append(
+                f"The answer also depends on other layers than {self.layer.name}; this map shows "
+                "the part of the evidence that passes through it."
+            )
+        if self.one_view:
+            notes.append(
+                "The answer is the mean over several views of the image; this map is of the image "
+                "as it is."
+            )
+        return tuple(notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +175,10 @@ def find_way(subject: Subject, method: str) -> Way:
         return Way("occlusion", "asked for")
     if method == "integrated-gradients":
         _captum()
-        return Way("integrated-gradients", "asked for")
+        return Way("integrated-gradients", "asked for", one_view=bundle.config.tta != "none")
     layer, why = find_layer(_network(bundle, "cpu"), _inputs(subject, "cpu")[:1])
     if layer is not None and (layer.whole or method == "gradcam"):
-        return Way("gradcam", why, layer)
+        return Way("gradcam", why, layer, one_view=bundle.config.tta != "none")
     if method == "gradcam":
         raise ModelError(f"--method gradcam is not for {bundle.config.architecture}: {why}. {use}")
     if layer is not None:
@@ -325,9 +333,13 @@ def as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _network(bundle: Bundle, device: str) -> nn.Module:
-    """A copy that hooks and gradients may change, with nothing to train."""
+    """A copy that hooks and gradients may change, with nothing to train.
+
+    It sees the image itself alone: the mean over other views has no one map.
+    """
     with alone_with(bundle.model):  # no hooks of another thread's pass are copied
         network: nn.Module = copy.deepcopy(bundle.model)
+    set_views(network, "none")
     return network.to(device).eval().requires_grad_(False)
 
 

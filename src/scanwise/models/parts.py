@@ -8,6 +8,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from scanwise.core.errors import ModelError, nearest
+from scanwise.models.views import VIEWS
+
 HEAD_DROPOUT = 0.2  # of an MLP head whose network has no dropout of its own
 
 
@@ -15,7 +18,12 @@ class ConvNet(nn.Module):
     """A convolutional classifier in three parts, each of which can be used alone.
 
     images (b, c, h, w) → `feature_maps` (b, d', h', w') → `features` (b, d) → `classify` (b, k).
+
+    Attributes:
+        tta: Which of `models.views.VIEWS` are averaged in `features` once training is over.
     """
+
+    tta: str = "none"
 
     def __init__(self, body: nn.Module, head: nn.Module, pool: nn.Module | None = None) -> None:
         super().__init__()
@@ -29,9 +37,12 @@ class ConvNet(nn.Module):
         return maps
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features, float (b, d)."""
-        pooled: Tensor = self.pool(self.body(images))
-        return pooled
+        """Pooled features, float (b, d): in eval mode the mean of all views'."""
+        views = VIEWS["none" if self.training else self.tta]
+        pooled: Tensor = self.pool(self.body(views[0].of(images)))
+        for view in views[1:]:
+            pooled = pooled + self.pool(self.body(view.of(images)))
+        return pooled if len(views) == 1 else pooled / len(views)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (b, k) of pooled features (b, d)."""
@@ -40,6 +51,23 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))
+
+
+def set_views(network: nn.Module, tta: str) -> None:
+    """Make a network answer by the mean of some views of each image, or ("none") by the image.
+
+    Raises:
+        ModelError: Unknown views, or a network that has no pooled maps to average.
+    """
+    if tta not in VIEWS:
+        raise ModelError(f"tta={tta!r}: {nearest(tta, VIEWS)}")
+    if isinstance(network, ConvNet):
+        network.tta = tta
+    elif tta != "none":
+        raise ModelError(
+            f"test-time augmentation (tta={tta}) averages the features of our convolutional "
+            f"networks; {type(network).__name__} is none of them: leave --tta out."
+        )
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:

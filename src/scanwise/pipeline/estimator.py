@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from scanwise.core.config import make_config
-from scanwise.core.errors import DataError
+from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
 from scanwise.data.load import from_arrays
 from scanwise.data.splits import make_split
@@ -114,12 +114,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if own_module:
             settings["model"] = None
         config = make_config(settings)
+        if config.preset == "best":
+            raise ConfigError("preset='best' is several networks; use scanwise.train for it.")
         split = make_split(
             dataset, seed=self.seed, val_fraction=self.val_fraction, test_fraction=0.0
         )
         config, backbone = with_backbone(config)
         resolved, _, _ = make_plan(
-            config, data_facts(dataset, split, pretrained=backbone is not None)
+            config,
+            data_facts(dataset, split, pretrained=backbone is not None, own_model=own_module),
         )
         return fit_bundle(
             resolved,

@@ -34,6 +34,7 @@ from scanwise.pipeline.parts import measure_parts
 from scanwise.pipeline.runs import Run, command_line
 from scanwise.pipeline.slices import write_metadata
 from scanwise.pipeline.surroundings import look_around
+from scanwise.pipeline.views import answer_one_view
 
 MEAN_OF_CALIBRATED = "the mean of its members' calibrated probabilities is not calibrated again"
 
@@ -71,6 +72,8 @@ def evaluate_run(
         run, dataset, split, bundle, predictions, names, baselines, baseline_titles
     )
     metrics |= members_document(run, predictions)
+    rows = _rows(split, names)
+    metrics |= answer_one_view(run, bundle, dataset, rows, predictions, device)
     _write_medmnist_files(run, dataset, split, predictions, names)
     decide(run, predictions, metrics, bundle)
     look_around(
@@ -105,6 +108,11 @@ def _unmeasured(run: Run, dataset: Dataset, split: Split, report: CheckReport) -
     return document | members_document(run, None)
 
 
+def _rows(split: Split, names: list[SplitName]) -> NDArray[np.int64]:
+    """Of all images in the named splits, in input order."""
+    return np.sort(np.concatenate([split.rows(name) for name in names]))
+
+
 def predict_with_features(
     bundle: Bundle, dataset: Dataset, split: Split, names: list[SplitName], device: str
 ) -> tuple[Predictions, NDArray[np.float32] | None]:
@@ -112,7 +120,7 @@ def predict_with_features(
 
     And the features (n, d) of the same pass; None where there are none.
     """
-    rows = np.sort(np.concatenate([split.rows(name) for name in names]))
+    rows = _rows(split, names)
     of_row = {int(row): name for name in names for row in split.rows(name)}
     probabilities, features = bundle.answers_of_rows(dataset, rows, device=device)
     predictions = make_predictions(
@@ -139,7 +147,7 @@ def _beside_baselines(
 ) -> dict[str, Any]:
     """`baselines` of metrics.json; those of an earlier evaluation where none are handed in."""
     if baselines:
-        rows = np.sort(np.concatenate([split.rows(name) for name in names]))
+        rows = _rows(split, names)
         said = predict_baselines(baselines, dataset, bundle.preprocessing, predictions, rows)
         write_baselines(run, said)
         titles: Mapping[str, str] = {baseline.name: baseline.title for baseline in baselines}

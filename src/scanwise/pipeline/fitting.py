@@ -364,6 +364,7 @@ def make_bundle(
         page=config.page,
         project=config.project,
         backbone=trained.model.spec.to_json() if isinstance(trained.model, TransferNet) else None,
+        tta=str(config.tta),
     )
     bundle = Bundle(trained.model, preprocessing, draft)
     if trained.features is not None and not any(stage.kept for stage in trained.stages):

@@ -30,6 +30,8 @@ class DataFacts:
     smallest_class: int  # images of the rarest class in train
     from_files: bool
     pretrained: bool = False
+    mirrors: bool = True  # no class name tells left from right
+    own_model: bool = False  # a network of the user's own
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def make_plan(
             Decision(setting, value, source, "the default" if source != "you" else "given")
         )
     _check_resolved(resolved)
+    _check_views(resolved, facts)
     return resolved, tuple(decisions), line
 
 
@@ -128,7 +131,7 @@ def _preset_choices(preset: str, config: TrainConfig, facts: DataFacts) -> tuple
         return "", _reference(facts)
     if preset == "transfer":
         return "", _transfer_recipe(facts)
-    return "", _default_recipe(config, facts)
+    return "", _recipe(preset, config, facts)
 
 
 def _guide_row(row: str, facts: DataFacts) -> Choices:
@@ -170,6 +173,8 @@ def _guide_row(row: str, facts: DataFacts) -> Choices:
         "patience": (5, "stop after 5 epochs without a better validation loss"),
         "monitor": ("val_loss", "the guide's measure of a good run"),
         "head": ("linear", "one layer from features to classes"),
+        "mix": ("none", "not in the guide"),
+        "tta": ("none", "not in the guide"),
     }
 
 
@@ -203,6 +208,8 @@ def _transfer_recipe(facts: DataFacts) -> Choices:
         "ema": (False, "of steps, which the logistic head has not"),
         "patience": (0, "one-cycle must run to its end; the best epoch is kept all the same"),
         "monitor": ("val_loss", "picks what fits validation's labels best"),
+        "mix": ("none", "of steps, which the logistic head has not"),
+        "tta": ("none", "features are cached of the image alone"),
     }
 
 
@@ -240,27 +247,45 @@ def _reference(facts: DataFacts) -> Choices:
         "patience": (0, why + ": no early stopping"),
         "monitor": ("val_auc", why + ": best epoch by validation AUC"),
         "head": ("linear", why),
+        "mix": ("none", why),
+        "tta": ("none", why),
     }
 
 
-# Images shown to the network in a whole training: about a minute of four CPU cores for 28-px images
-# and the small network.
-IMAGES_SHOWN = 150_000
+@dataclass(frozen=True)
+class Recipe:
+    """How large a network, and how long it is trained; docs/recipes.md has the measurements."""
+
+    model: str
+    shown: int  # images shown to the network in a whole training
+    epochs: tuple[int, int]  # at least, at most
+    why: str  # this network
 
 
-def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
-    """One-cycle AdamW with smoothing, averaging and strong geometric augmentation."""
-    model = config.model or DEFAULT_MODEL
-    name = model.split(":")[0]
-    epochs = min(60, max(15, math.ceil(IMAGES_SHOWN / facts.n_train)))
+RECIPES = {
+    "quick": Recipe("small_resnet:16", 40_000, (5, 30), "half as wide as the default: seconds"),
+    "default": Recipe(
+        DEFAULT_MODEL, 150_000, (15, 60), "small residual network made for small images and CPUs"
+    ),
+    "best": Recipe(DEFAULT_MODEL, 150_000, (15, 60), "each member is the default's network"),
+}
+
+
+def _recipe(preset: str, config: TrainConfig, facts: DataFacts) -> Choices:
+    """One-cycle AdamW with smoothing, averaging, geometric augmentation and test-time views."""
+    recipe = RECIPES[preset]
+    name = (config.model or recipe.model).split(":")[0]
+    least, most = recipe.epochs
+    epochs = min(most, max(least, math.ceil(recipe.shown / facts.n_train)))
     batch = 32 if facts.n_train < 500 else 64 if facts.n_train < 2000 else 128
     steps = math.ceil(facts.n_train / (config.batch_size or batch))
     lr = 4e-3 if name == "small_resnet" else 1e-3
     return {
-        "model": (DEFAULT_MODEL, "small residual network made for small images and CPUs"),
+        "model": (recipe.model, recipe.why),
         "epochs": (
             epochs,
-            f"about {IMAGES_SHOWN:,} images shown in all, at least 15 and at most 60 epochs",
+            f"about {recipe.shown:,} images shown in all, at least {least} and at most {most} "
+            "epochs",
         ),
         "batch_size": (
             batch,
@@ -269,10 +294,10 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
         "lr": (lr, f"peak of the one-cycle schedule for {name}"),
         "dropout": (0.2, "before the last layer"),
         "augment": (
-            "gentle" if name == "mlp" else "strong",
+            "gentle" if name == "mlp" else "medium",
             "pixels of an MLP must stay in place"
             if name == "mlp"
-            else "trained from random weights",
+            else "weaker and stronger ones were worse on validation",
         ),
         "class_weights": ("none", "probabilities stay those of the data; see --class-weights"),
         "optimizer": ("adamw", "decoupled weight decay"),
@@ -284,7 +309,19 @@ def _default_recipe(config: TrainConfig, facts: DataFacts) -> Choices:
         "patience": (0, "one-cycle must run to its end; the best epoch is kept all the same"),
         "monitor": ("val_loss", "picks the epoch whose probabilities fit validation best"),
         "head": ("linear", "one layer from features to classes"),
+        "mix": ("none", "mixup and cutmix brought nothing on small images"),
+        "tta": _views(config, facts),
     }
+
+
+def _views(config: TrainConfig, facts: DataFacts) -> tuple[str, str]:
+    """Test-time views that go with the network and with the mirroring in training."""
+    if facts.own_model or facts.pretrained or _is_mlp(config):
+        return "none", "for our convolutional networks only"
+    mirrored = facts.mirrors if config.flip is None else config.flip
+    if mirrored and config.augment != "none":
+        return "flip+shift", "the mean over ten views, mirrored or moved by 1/28 of the side"
+    return "shift", "the mean over five views, moved by 1/28 of the side; mirroring is off"
 
 
 def _check_resolved(config: TrainConfig) -> None:
@@ -295,6 +332,25 @@ def _check_resolved(config: TrainConfig) -> None:
         _check_logistic(config)
 
 
+def _check_views(config: TrainConfig, facts: DataFacts) -> None:
+    """Views are averaged inside of our own convolutional networks."""
+    if config.tta == "none" or not (facts.pretrained or facts.own_model or _is_mlp(config)):
+        return
+    what = (
+        "a pretrained network" if facts.pretrained
+        else "a network of your own" if facts.own_model
+        else str(config.model)
+    )  # fmt: skip
+    raise ConfigError(
+        f"tta={config.tta} averages views inside of our own convolutional networks, and this is "
+        f"{what}; leave --tta out."
+    )
+
+
+def _is_mlp(config: TrainConfig) -> bool:
+    return str(config.model).split(":")[0] == "mlp"
+
+
 def _check_logistic(config: TrainConfig) -> None:
     """What a logistic regression can't do by its nature."""
     unfit = {
@@ -302,6 +358,7 @@ def _check_logistic(config: TrainConfig) -> None:
         f"--sampler {config.sampler}": config.sampler != "shuffle",
         f"--label-smoothing {config.label_smoothing}": bool(config.label_smoothing),
         f"--output-activation {config.output_activation}": config.output_activation != "auto",
+        f"--mix {config.mix}": config.mix != "none",
     }
     for flag, wrong in unfit.items():
         if wrong:

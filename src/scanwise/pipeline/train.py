@@ -52,7 +52,7 @@ from scanwise.pipeline.probes import probe_training
 from scanwise.pipeline.runs import Run, check_output_free, new_run_dir
 from scanwise.pipeline.tracking import Tracking, check_trackers, open_tracking
 from scanwise.pipeline.transfer import with_backbone
-from scanwise.prepare.augment import parse_augmentation
+from scanwise.prepare.augment import flip_is_safe, parse_augmentation
 from scanwise.prepare.balance import class_weights
 from scanwise.prepare.contrast import parse_contrast
 from scanwise.report.build import build_report
@@ -115,7 +115,8 @@ def train_on(
     say = Messages(silent=not team.leads)
     say.data(dataset, split, report)
     resolved, decisions, fired = make_plan(
-        config, data_facts(dataset, split, pretrained=backbone is not None)
+        config,
+        data_facts(dataset, split, pretrained=backbone is not None, own_model=model is not None),
     )
     say.plan(decisions, fired)
 
@@ -450,7 +451,9 @@ def _new_split(dataset: Dataset, duplicates: Duplicates, config: TrainConfig) ->
     return replace(split, note=f"{note} clusters.")
 
 
-def data_facts(dataset: Dataset, split: Split, *, pretrained: bool = False) -> DataFacts:
+def data_facts(
+    dataset: Dataset, split: Split, *, pretrained: bool = False, own_model: bool = False
+) -> DataFacts:
     """The counts that the plan decides by."""
     counts = dataset.class_counts(split.train)
     present = counts[counts > 0]
@@ -460,6 +463,8 @@ def data_facts(dataset: Dataset, split: Split, *, pretrained: bool = False) -> D
         smallest_class=int(present.min()) if len(present) else 0,
         from_files=dataset.provenance.files,
         pretrained=pretrained,
+        mirrors=flip_is_safe(dataset.class_names),
+        own_model=own_model,
     )
 
 
@@ -496,7 +501,6 @@ def finish(
     started: float,
 ) -> None:
     """Calibrate, evaluate once, save the bundle, write the report."""
-    bundle, calibration = make_bundle(trained, config, dataset, split)
     facts = _training_facts(run, trained, dataset, config, time.monotonic() - started)
     facts["probes"] = probe_training(
         trained.model if trained.features is None else None,
@@ -508,6 +512,7 @@ def finish(
         steps=trained.result.best_epoch * trained.prepared.train.steps_per_epoch,
         last=run.path / "checkpoints" / LAST,
     )
+    bundle, calibration = make_bundle(trained, config, dataset, split)
     run.write("training.json", facts)
     durations = {"training": facts["seconds"], "in_all": facts["seconds_in_all"]}
     run.write("env.json", run.read_json("env.json", MISSING) | {"seconds": durations})

@@ -29,6 +29,7 @@ from scanwise.models.backbones import (
 )
 from scanwise.models.build import ModelInfo, count_parameters
 from scanwise.models.losses import make_loss
+from scanwise.models.parts import set_views
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
 from scanwise.pipeline.tracking import OnEpoch
@@ -97,6 +98,7 @@ def _backbone_of_run(source: str) -> Backbone:
     """
     path = Path(source).expanduser()
     bundle = Bundle.from_pretrained(path)
+    set_views(bundle.model, "none")
     name = f"run:{path.resolve().name}"
     if isinstance(bundle.model, TransferNet):
         inner = bundle.model.spec

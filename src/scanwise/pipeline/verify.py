@@ -20,6 +20,8 @@ from scanwise.pipeline.parts import stated_parts, verify_parts
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.surroundings import verify_unknown
 from scanwise.pipeline.tries import read_tries, recomputed_tries
+from scanwise.pipeline.views import FILE as ONE_VIEW
+from scanwise.pipeline.views import views_document
 from scanwise.report.build import PAGES, restate, said_sha256
 
 # Made of answers on other images (foreign, spoilt, covered in part), which no file keeps.
@@ -91,6 +93,10 @@ def verify_run(path: Path) -> Verification:
     if "ensemble" in metrics:
         truth = members_document(run, predictions).get("ensemble")
         found += differences("ensemble", metrics["ensemble"], truth, TOLERANCE)
+    if "tta" in metrics:
+        alone = read_predictions(run.path / ONE_VIEW, splits_csv)
+        truth = views_document(predictions, alone, metrics["tta"]["views"])["tta"]
+        found += differences("tta", metrics["tta"], truth, TOLERANCE)
     found += verify_decisions(run, predictions, metrics)
     found += _edited("recommendations.json.tries", read_tries(run), recomputed_tries(run))
     found += verify_explanations(run, predictions)

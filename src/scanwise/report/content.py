@@ -30,7 +30,7 @@ from scanwise.report.blocks import (
 )
 from scanwise.report.data_words import SPLIT_TITLES, class_table, data_facts
 from scanwise.report.decision_blocks import decision_blocks
-from scanwise.report.ensemble import ensemble_blocks
+from scanwise.report.ensemble import ensemble_blocks, views_sentence
 from scanwise.report.error_blocks import error_blocks
 from scanwise.report.explanations import explanation_blocks
 from scanwise.report.history import History
@@ -416,6 +416,8 @@ def evaluation(run: RunFiles, judged: Judgement) -> tuple[Any, ...]:
         blocks.append(Paragraph(f"Test: not measured. {why}"))
     blocks.append(metrics_table(run, split, run.splits[split]))
     blocks.append(baselines_table(run, split))
+    if "tta" in run.metrics:
+        blocks.append(Paragraph(views_sentence(run.metrics["tta"], split, run.task)))
     if run.clean_test:
         title = "Test without images that also lie in train"
         blocks.append(Paragraph(clean_sentence(run)))

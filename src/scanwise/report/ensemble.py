@@ -54,7 +54,19 @@ def members_table(facts: Mapping[str, Any]) -> Table:
 
 def gain_sentence(facts: Mapping[str, Any], task: str = "multiclass") -> str:
     """What the ensemble gains on test over one member, in words with intervals."""
-    gain, compared = facts["gain"], facts["compared_with"]["words"]
+    return paired_gain_sentence(facts["gain"], facts["compared_with"]["words"], task)
+
+
+def views_sentence(tta: Mapping[str, Any], split: str, task: str = "multiclass") -> str:
+    """What the mean over several views gains over the image alone, on one split."""
+    return (
+        f"Each answer is the mean over {tta['n_views']} views of the image ({tta['views']}). "
+        + paired_gain_sentence(tta["gain"][split], "the image alone", task)
+    )
+
+
+def paired_gain_sentence(gain: Mapping[str, Any], compared: str, task: str) -> str:
+    """A gain of metrics.members.gain_over in words with intervals."""
     if gain.get("value", 0) is None:
         return f"Gain over {compared}: not measured ({gain['reason']})."
     what = "share of right labels" if task == "multilabel" else "accuracy"

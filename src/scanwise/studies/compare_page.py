@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from scanwise.core.files import write_json, write_text
 from scanwise.core.types import Interval
 from scanwise.metrics.compare import p_words
+from scanwise.pipeline.members import read_ensemble
+from scanwise.pipeline.runs import Run
+from scanwise.pipeline.summary import run_summary
 from scanwise.pipeline.tables import aligned
 from scanwise.report import blocks
 from scanwise.report.comparison_plot import Line, plot_comparison
@@ -190,9 +194,17 @@ def repeated_text(found: Repeated) -> str:
         lines += [f"{how}, {table.scored_on()} [95 %]", aligned(_verdict_rows(table))]
     lines += ["", *study.notes, *found.notes]
     lines += [f"FAILED {one.member.name}: {one.error}" for one in study.failed]
-    lines += [f"model to use: {found.deployed}"] if found.deployed else []
+    lines += [f"model to use: {found.deployed}", *_scored(found)] if found.deployed else []
     lines.append(f"page: {study.folder / STEM}.html")
     return "\n".join(lines)
+
+
+def _scored(found: Repeated) -> list[str]:
+    """Scores of the model to use, where it has any of its own."""
+    run = Run.open(Path(found.deployed))
+    if read_ensemble(run).get("folds", True):
+        return []
+    return ["", run_summary(run), ""]
 
 
 def write_repeated(found: Repeated) -> None:

@@ -32,6 +32,9 @@ from scanwise.studies.variants import BASE
 
 Deploy = Literal["ensemble", "refit"]
 OUT_OF_FOLD = "out_of_fold"
+BEST_MEMBERS = 3  # networks of --preset best
+Machines = tuple[str, str, str | None]  # jobs, backend, address
+ONE_MACHINE: Machines = ("auto", "local", None)
 MEASURED = tuple(dict.fromkeys((*SHOWN, "balanced_accuracy")))
 
 
@@ -94,21 +97,24 @@ def cross_validate(
     Args:
         config: As for `train`; `output` is the folder of the study.
         asked: One data set, no variants; folds or several seeds.
-        deploy: "ensemble" keeps the fold models as one bundle; "refit" trains one more model on the
-            images of all folds, on which no score is known.
+        deploy: "ensemble" keeps all models as one bundle, which is scored where no image that it is
+            scored on was trained on; "refit" trains one more model on the images of all folds, on
+            which no score is known.
         tell: Gets a line for each step; stderr if None.
 
     Returns:
         The pooled score, the score of each training, and where the model to use is.
 
     Raises:
-        ConfigError: `deploy` without folds.
+        ConfigError: `deploy` without folds or seeds.
         ScanwiseError: As `compare`.
     """
     if deploy is not None and deploy not in ("ensemble", "refit"):
         raise ConfigError(f"deploy={deploy!r} is unknown; choose ensemble or refit.")
-    if deploy is not None and asked.cv is None:
-        raise ConfigError("--deploy makes one model out of folds; it needs --cv K.")
+    if deploy == "refit" and asked.cv is None:
+        raise ConfigError("--deploy refit trains on the images of all folds; it needs --cv K.")
+    if deploy is not None and asked.cv is None and asked.seeds < 2:
+        raise ConfigError("--deploy makes one model out of several; it needs --cv K or --seeds N.")
     findings = compare(config, asked, tell)
     answers = findings.answers.get((asked.data[0], BASE), ())
     parts = tuple(_part(run, answer, asked) for answer in answers for run in answer.runs)
@@ -116,7 +122,7 @@ def cross_validate(
         _write_out_of_fold(findings, answer)
     deployed, notes = "", list(_notes(asked))
     if deploy is not None and not findings.failed:
-        deployed, words = _deploy(deploy, config, findings, answers)
+        deployed, words = _deploy(deploy, config, asked, findings, answers)
         notes.append(words)
     return Repeated(findings, parts, deployed, tuple(notes))
 
@@ -158,8 +164,32 @@ def _notes(asked: Asked) -> tuple[str, ...]:
     )
 
 
+def train_best(
+    config: TrainConfig,
+    *,
+    members: int = BEST_MEMBERS,
+    machines: Machines = ONE_MACHINE,
+    tell: Callable[[str], None] | None = None,
+) -> Repeated:
+    """`--preset best`: the recipe with several seeds, and the mean vote of all as the model.
+
+    Args:
+        config: As for `train`; `output` is the folder of the study.
+        members: Networks that vote, at least 2.
+        machines: Jobs, backend and address, as of `compare`.
+        tell: As `cross_validate`.
+    """
+    jobs, backend, address = machines
+    asked = Asked((config.data,), seeds=members, jobs=jobs, backend=backend, address=address)
+    return cross_validate(config, asked, "ensemble", tell)
+
+
 def _deploy(
-    deploy: Deploy, config: TrainConfig, findings: Findings, answers: Sequence[Answers]
+    deploy: Deploy,
+    config: TrainConfig,
+    asked: Asked,
+    findings: Findings,
+    answers: Sequence[Answers],
 ) -> tuple[str, str]:
     """Make the model to use: its folder, and what is known of it."""
     folder = findings.folder / deploy
@@ -169,7 +199,12 @@ def _deploy(
         from scanwise.studies.ensemble import ensemble
 
         runs = [run.path for answer in answers for run in answer.runs]
-        ensemble(runs, output=folder, folds=True, force=True)
+        ensemble(runs, output=folder, folds=asked.cv is not None, force=True)
+        if asked.cv is None:
+            return str(folder), (
+                f"The model to use is the mean vote of {len(runs)} networks, and was scored as "
+                "one model."
+            )
         return str(folder), (
             f"The model to use is the average of {len(runs)} fold models. The out-of-fold score is "
             "that of single ones: each image was answered by one model that had not seen it. The "

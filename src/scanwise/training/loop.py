@@ -31,6 +31,7 @@ from scanwise.training.device import (
     reproducibility,
 )
 from scanwise.training.history import EpochRecord, append_history, write_history
+from scanwise.training.mixing import mix_batch
 from scanwise.training.progress import Reporter
 from scanwise.training.schedule import Plateau, Schedule
 from scanwise.training.settings import LoopSettings
@@ -130,6 +131,11 @@ def fit(
     apply_threads()
     if team.size > 1 and settings.micro_batch is not None:
         raise ConfigError("micro_batch is for one process; lower the batch size instead.")
+    if team.size > 1 and settings.mix != "none":
+        raise ConfigError(
+            f"mix={settings.mix} pairs images of a whole batch, which several processes divide; "
+            "leave out --devices and --nodes, or say --mix none."
+        )
     reporter = Reporter(
         settings.epochs,
         train.steps_per_epoch,
@@ -279,7 +285,7 @@ class _Training:
         return state
 
     def _set_up(self, state: TrainingState) -> None:
-        fabric = self.team.fabric(self.train.device, state.precision)
+        fabric: Any = self.team.fabric(self.train.device, state.precision)
         optimizer = make_optimizer(self.model, self.settings, self.lr_scales)
         self.average = (
             WeightAverage(self.model, self.settings.ema_decay) if self.settings.ema else None
@@ -381,7 +387,8 @@ class _Training:
             rates = replace(rates, lr=rates.lr * scale)
             set_rates(self.raw_optimizer, rates)
             whole = None if self.step_images is None else self.step_images[done - 1]
-            result = self.stepper.run(images, targets, weights, whole)
+            images, partners = mix_batch(self.settings.mix, images, targets, weights)
+            result = self.stepper.run(images, targets, weights, whole, partners)
             self.optimizer.step()
             for parameter in self.parameters:  # as zero_grad, without its bookkeeping
                 parameter.grad = None

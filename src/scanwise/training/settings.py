@@ -6,7 +6,15 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from scanwise.core.config import Monitor, Optimizer, Precision, Scheduler, Settings, TrainConfig
+from scanwise.core.config import (
+    Mix,
+    Monitor,
+    Optimizer,
+    Precision,
+    Scheduler,
+    Settings,
+    TrainConfig,
+)
 
 
 class LoopSettings(Settings):
@@ -25,6 +33,7 @@ class LoopSettings(Settings):
     monitor: Monitor = Field(default="val_loss", description="What picks the best epoch.")
     ema: bool = Field(default=False, description="Validate and keep averaged weights.")
     ema_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay of the average per step.")
+    mix: Mix = Field(default="none", description="Mixtures of two images to train on.")
     seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Of dropout; see `Batches` for data."
     )

@@ -19,6 +19,7 @@ from scanwise.training.device import (
     free_cached_memory,
     is_out_of_memory,
 )
+from scanwise.training.mixing import Partners
 from scanwise.training.schedule import Rates
 from scanwise.training.settings import LoopSettings
 from scanwise.training.team import ALONE, Team
@@ -147,7 +148,12 @@ class Stepper:
         self._saved = [buffer.clone() for buffer in self._buffers]
 
     def run(
-        self, images: Tensor, targets: Tensor, weights: Tensor | None, whole: int | None = None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        whole: int | None = None,
+        partners: Partners | None = None,
     ) -> StepResult:
         """Leave the batch's gradient in the parameters, whose gradients were None.
 
@@ -157,6 +163,8 @@ class Stepper:
             weights: Theirs in the loss.
             whole: Images of the step in all processes [b]. Where they are fewer than the processes,
                 those of the later ones count neither in the gradient nor in BatchNorm nor as hits.
+            partners: The second image of each, where they are mixtures. Hits are those on the
+                first.
 
         Raises:
             ScanwiseError: If one image alone does not fit in memory; with several processes, if
@@ -167,7 +175,7 @@ class Stepper:
         random_state = self._save(images.device)
         while True:
             try:
-                return self._passes(images, targets, weights, count)
+                return self._passes(images, targets, weights, partners, count)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -182,10 +190,15 @@ class Stepper:
             self._halve(images, reason)
 
     def _passes(
-        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: float
+        self,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        partners: Partners | None,
+        count: float,
     ) -> StepResult:
         if self.micro_batch is None or len(images) <= self.micro_batch:
-            return self._pass(images, targets, weights, count)
+            return self._pass(images, targets, weights, partners, count)
         parts = math.ceil(len(images) / self.micro_batch)
         results = [
             self._pass(*part, count)
@@ -193,6 +206,7 @@ class Stepper:
                 images.tensor_split(parts),
                 targets.tensor_split(parts),
                 [None] * parts if weights is None else weights.tensor_split(parts),
+                [None] * parts if partners is None else partners.split(parts),
                 strict=True,
             )
         ]
@@ -202,17 +216,27 @@ class Stepper:
         )
 
     def _pass(
-        self, images: Tensor, targets: Tensor, weights: Tensor | None, count: float
+        self,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        partners: Partners | None,
+        count: float,
     ) -> StepResult:
         """One pass over images of a step that has `count` in each process, on average."""
         logits = self._forward(images)
-        losses = self._loss_fn(logits, targets)
-        if weights is not None:
-            losses = losses * weights
+        losses = self._losses(logits, targets, weights)
+        if partners is not None:
+            others = self._losses(logits, partners.targets, partners.weights)
+            losses = torch.lerp(others, losses, partners.share)
         loss, size = losses.mean(), len(images)
         self._backward(loss if size == count else loss * (size / count))
         hits = count_hits(logits.detach(), targets, self._task)
         return StepResult(loss.detach() * size, hits if self._presence.counts else hits * 0)
+
+    def _losses(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        losses = self._loss_fn(logits, targets)
+        return losses if weights is None else losses * weights
 
     def _save(self, device: torch.device) -> Tensor | None:
         with torch.no_grad():

@@ -2,7 +2,8 @@
 
 Lightning Fabric finds out who started them (torchrun, SLURM), connects them (gloo on CPUs, NCCL on
 NVIDIA GPUs) and averages their gradients. What is not a tensor, such as the name of the run folder,
-goes through the store that torch keeps for the purpose.
+goes through the store that torch keeps for the purpose. It takes seconds to load, so a process that
+trains alone in float32 on a CPU does without.
 """
 
 from __future__ import annotations
@@ -11,20 +12,35 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from scanwise.core import processes
 from scanwise.core.errors import ConfigError, DeviceError, RunError
 from scanwise.training.device import FabricPrecision
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # Others wait as long for the first: data may take hours to read. If it dies, they are ended.
 PATIENCE = timedelta(days=1)
+
+
+class Plain:
+    """What training needs of Fabric where nothing is to be wrapped: one process, CPU, float32."""
+
+    def setup(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Both as they are."""
+        return model, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss."""
+        torch.autograd.backward(loss)
 
 
 class Team:
@@ -43,8 +59,12 @@ class Team:
         """(rank, size): every size-th image of a batch from the rank-th on is this process's."""
         return self.rank, self.size
 
-    def fabric(self, device: torch.device, precision: FabricPrecision) -> Fabric:
-        """Lightning Fabric for this device."""
+    def fabric(self, device: torch.device, precision: FabricPrecision) -> Fabric | Plain:
+        """Lightning Fabric for this device, or what does the same where there is nothing to do."""
+        if device.type == "cpu" and precision == "32-true":
+            return Plain()
+        from lightning_fabric import Fabric
+
         devices = 1 if device.index is None else [device.index]
         return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
@@ -93,6 +113,9 @@ class Together(Team):
         processes.meet(self.rank, self._claim_failure)
 
     def fabric(self, device: torch.device, precision: FabricPrecision) -> Fabric:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+
         fabric = Fabric(
             accelerator=device.type,
             devices=self._devices,
