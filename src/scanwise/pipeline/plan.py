@@ -315,11 +315,14 @@ def _recipe(preset: str, config: TrainConfig, facts: DataFacts) -> Choices:
 
 
 def _views(config: TrainConfig, facts: DataFacts) -> tuple[str, str]:
-    """Test-time views that go with the network and with the mirroring in training."""
+    """Test-time views that go with the network and with mirroring.
+
+    Not with `augment`: a comparison with other augmentation shall change one thing.
+    """
     if facts.own_model or facts.pretrained or _is_mlp(config):
         return "none", "for our convolutional networks only"
     mirrored = facts.mirrors if config.flip is None else config.flip
-    if mirrored and config.augment != "none":
+    if mirrored:
         return "flip+shift", "the mean over ten views, mirrored or moved by 1/28 of the side"
     return "shift", "the mean over five views, moved by 1/28 of the side; mirroring is off"
 
