@@ -1,6 +1,7 @@
 """What each ingredient of the default recipe brings, on validation alone.
 
-    python benchmarks/recipes.py [--seeds 3] [--only medium,strong] [--write docs/recipes.md]
+    python benchmarks/recipes.py [--seeds 3] [--only strong,medium] [--write docs/recipes.md]
+    python benchmarks/recipes.py --corrupted RUN…    # on worse validation images
 
 A bare training loop over scanwise's own network, augmentation, schedule and weight averaging (one
 thread, bfloat16 passes, the last epoch is kept), so that ingredients which are not in the product
@@ -55,7 +56,7 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Options:
-    """One recipe; the defaults are the base of all comparisons."""
+    """One recipe; the defaults are the base of the comparisons."""
 
     width: int = 16
     full_size: bool = False  # the stem keeps 28 px
@@ -66,31 +67,32 @@ class Options:
     weight_decay: float = 0.05
     smoothing: float = 0.1
     dropout: float = 0.2
-    augment: str = "medium"
+    augment: str = "strong"
     vertical: bool = False
     average: float = 0.99  # decay of the weights' average; 0 for none
     mix: str = ""
     bf16: bool = True
 
 
-STRONG = Options(augment="strong")
+STRONG = Options()
 MORE = Augmentation(
     flip_horizontal=True, rotation_degrees=25, zoom_fraction=0.25, shift_fraction=0.12,
     brightness_fraction=0.15, contrast_fraction=0.3,
 )  # fmt: skip
-# Name, words, recipe, and what it is compared with.
+MEDIUM = replace(STRONG, augment="medium")
+# Name: words, recipe, and what it is compared with.
 VARIANTS: dict[str, tuple[str, Options, str]] = {
-    "medium": ("the base: medium augmentation, width 16", Options(), "medium"),
-    "base": ("strong augmentation (the default before)", STRONG, "medium"),
-    "auggentle": ("gentle augmentation", Options(augment="gentle"), "medium"),
-    "augmore": ("more than strong (±25°, ±25 %)", Options(augment="more"), "medium"),
-    "w32_medium": ("twice as wide (the default's network)", Options(width=32), "medium"),
+    "base": ("strong augmentation, width 16", STRONG, "base"),
+    "medium": ("medium augmentation", MEDIUM, "base"),
+    "auggentle": ("gentle augmentation", Options(augment="gentle"), "base"),
+    "augmore": ("more than strong (±25°, ±25 %)", Options(augment="more"), "base"),
+    "w32_medium": ("twice as wide (the default's network)", replace(MEDIUM, width=32), "medium"),
     "m_long": (
-        "twice as long", Options(shown=300_000, epochs=(15, 120)), "medium",
+        "twice as long", replace(MEDIUM, shown=300_000, epochs=(15, 120)), "medium",
     ),
-    "nols_medium": ("no label smoothing", Options(smoothing=0.0), "medium"),
-    "medium_mixup": ("mixup", Options(mix="mixup"), "medium"),
-    "m_drop5": ("dropout 0.5", Options(dropout=0.5), "medium"),
+    "nols_medium": ("no label smoothing", replace(MEDIUM, smoothing=0.0), "medium"),
+    "medium_mixup": ("mixup", replace(MEDIUM, mix="mixup"), "medium"),
+    "m_drop5": ("dropout 0.5", replace(MEDIUM, dropout=0.5), "medium"),
     "cutmix": ("CutMix in half of the batches", replace(STRONG, mix="cutmix"), "base"),
     "mixup": ("mixup, strong augmentation", replace(STRONG, mix="mixup"), "base"),
     "nols": ("no label smoothing, strong augmentation", replace(STRONG, smoothing=0.0), "base"),
@@ -330,7 +332,7 @@ def table() -> str:
     ):
         against = {"plain": "one view", "flip": "two views"}[before]
         gains = [
-            difference_cells(predictions("medium", n, before), predictions("medium", n, views))
+            difference_cells(predictions("base", n, before), predictions("base", n, views))
             for n in SETS
         ]
         lines.append(row(words, against, gains))
@@ -340,19 +342,54 @@ def table() -> str:
             continue
         gains = [difference_cells(predictions(other, n), predictions(variant, n)) for n in SETS]
         if any(count for *_, count in gains):
-            against = "the base" if other == "medium" else "strong augmentation"
-            lines.append(row(words, against, gains))
+            lines.append(row(words, f"{VARIANTS[other][1].augment} augmentation", gains))
     return "\n".join(lines)
 
 
 def _vote(name: str) -> tuple[str, str, int]:
-    each = predictions("medium", name)
+    each = predictions("base", name)
     if len(each) < 3:
         return "", "", 0
     parts = list(each.values())
     mean = np.mean([part.probabilities for part in parts], axis=0)
     voted = as_predictions(mean, parts[0].targets)
     return difference_cells(each, dict.fromkeys(each, voted))
+
+
+def corrupted_table(runs: Sequence[Path]) -> str:
+    """Each run on its validation images, as they are and under six corruptions."""
+    from scanwise.core.config import make_config
+    from scanwise.deploy.bundle import Bundle
+    from scanwise.metrics.evaluate import evaluate_predictions
+    from scanwise.models.parts import set_views
+    from scanwise.pipeline.runs import Run
+    from scanwise.pipeline.train import reload_data
+    from scanwise.prepare.corruptions import CORRUPTIONS, corrupt, intensity_span
+
+    lines = [
+        "| run | views | severity | accuracy | AUROC | log-loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in runs:
+        run, bundle = Run.open(path), Bundle.from_pretrained(path)
+        dataset, split = reload_data(run, make_config(run.config.model_dump()))
+        images, targets = dataset.images[split.val], dataset.targets[split.val]
+        for tta in ("none", "flip", "flip+shift"):
+            set_views(bundle.model, tta)
+            for severity in (0, 1, 3):
+                scores = []
+                for kind in CORRUPTIONS if severity else ("none",):
+                    worse = images
+                    if severity:
+                        worse = corrupt(images, kind, severity, span=intensity_span(images))
+                    answers = bundle.probabilities_of(bundle.preprocessing.to_pixels(worse))
+                    part = as_predictions(answers.astype(np.float32), targets)
+                    found = evaluate_predictions(part, "val", num_resamples=100)
+                    names = ("accuracy", "auroc_macro", "cross_entropy_loss")
+                    scores.append([found[name]["value"] for name in names])
+                cells = " | ".join(f"{value:.3f}" for value in np.mean(scores, axis=0))
+                lines.append(f"| {path.name} | {tta} | {severity or 'as they are'} | {cells} |")
+    return "\n".join(lines)
 
 
 def write_log(path: Path) -> None:
@@ -381,8 +418,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="variants, separated by commas")
     parser.add_argument("--write", type=Path, help="page whose table is to be written")
+    parser.add_argument("--corrupted", type=Path, nargs="+", help="runs to score on worse images")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.corrupted:
+        print(corrupted_table(given.corrupted))
+        return
     chosen = given.only.split(",") if given.only else list(VARIANTS)
     for seed in range(given.seeds):
         for variant in chosen:

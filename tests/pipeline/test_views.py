@@ -29,7 +29,8 @@ FACTS = DataFacts(n_images=240, n_train=168, smallest_class=20, from_files=False
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     output = tmp_path_factory.mktemp("views") / "run"
-    said = {"data": DATA, "preset": "quick", "epochs": 2, "output": str(output)}
+    said = {"data": DATA, "preset": "quick", "epochs": 2, "tta": "flip+shift"}
+    said["output"] = str(output)
     return train(make_config(said))
 
 
@@ -96,8 +97,10 @@ def test_a_map_says_that_it_is_of_the_image_alone(run: Run) -> None:
 
 def test_the_plan_chooses_views_that_go_with_network_and_mirroring() -> None:
     def views(facts: DataFacts = FACTS, **said: object) -> str | None:
+        said = {"preset": "best"} | said
         return make_plan(TrainConfig(**said), facts)[0].tta  # type: ignore[arg-type]
 
+    assert views(preset=None) == views(preset="quick") == "none"
     assert views() == "flip+shift"
     assert views(flip=False) == "shift"
     assert views(augment="none") == "flip+shift"  # a comparison of it changes nothing else
@@ -106,9 +109,8 @@ def test_the_plan_chooses_views_that_go_with_network_and_mirroring() -> None:
     assert views(model="mlp") == "none"
     assert views(DataFacts(240, 168, 20, False, own_model=True)) == "none"
     assert views(DataFacts(240, 168, 20, False, pretrained=True)) == "none"
-    assert views(DataFacts(240, 168, 20, False, pretrained=True), preset="default") == "none"
     assert views(preset="reference") == "none"
-    assert views(tta="flip") == "flip"
+    assert views(tta="flip") == views(preset=None, tta="flip") == "flip"
 
 
 @pytest.mark.parametrize(
@@ -134,4 +136,4 @@ def test_quick_is_smaller_and_shorter_than_default() -> None:
     )
     assert (quick.model, quick.epochs) == ("small_resnet:16", 6)
     assert (default.model, default.epochs) == ("small_resnet:32", 22)
-    assert best.model_copy(update={"preset": "default"}) == default
+    assert best.model_copy(update={"preset": "default", "tta": "none"}) == default

@@ -272,7 +272,7 @@ RECIPES = {
 
 
 def _recipe(preset: str, config: TrainConfig, facts: DataFacts) -> Choices:
-    """One-cycle AdamW with smoothing, averaging, geometric augmentation and test-time views."""
+    """One-cycle AdamW with smoothing, averaging and strong geometric augmentation."""
     recipe = RECIPES[preset]
     name = (config.model or recipe.model).split(":")[0]
     least, most = recipe.epochs
@@ -294,10 +294,10 @@ def _recipe(preset: str, config: TrainConfig, facts: DataFacts) -> Choices:
         "lr": (lr, f"peak of the one-cycle schedule for {name}"),
         "dropout": (0.2, "before the last layer"),
         "augment": (
-            "gentle" if name == "mlp" else "medium",
+            "gentle" if name == "mlp" else "strong",
             "pixels of an MLP must stay in place"
             if name == "mlp"
-            else "weaker and stronger ones were worse on validation",
+            else "trained from random weights; weaker ones bear worse pictures less well",
         ),
         "class_weights": ("none", "probabilities stay those of the data; see --class-weights"),
         "optimizer": ("adamw", "decoupled weight decay"),
@@ -310,7 +310,9 @@ def _recipe(preset: str, config: TrainConfig, facts: DataFacts) -> Choices:
         "monitor": ("val_loss", "picks the epoch whose probabilities fit validation best"),
         "head": ("linear", "one layer from features to classes"),
         "mix": ("none", "mixup and cutmix brought nothing on small images"),
-        "tta": _views(config, facts),
+        "tta": _views(config, facts)
+        if preset == "best"
+        else ("none", "one view an image; --preset best takes several"),
     }
 
 
