@@ -269,6 +269,33 @@ def test_an_earlier_run_is_a_backbone_too(disc_run, discs, tmp_path):
     assert third.metrics["splits"]["test"]["auroc_macro"]["value"] > 0.9
 
 
+def test_pictures_reach_a_run_as_they_reached_the_earlier_one(tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 120)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(12):
+            image = rng.integers(low, low + 100, (24, 40, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "d" / name / f"{i}.png"), image)
+    common = {"epochs": 1, "no_test": True, "report": False}
+    first = sw.train(
+        tmp_path / "d", model="small_resnet:8", size=16, fit="crop", contrast="clahe:clip=2",
+        **common, output=str(tmp_path / "first"),
+    )  # fmt: skip
+    start = {"model": f"run:{first.path}", "views": 1} | common
+    prepared = [
+        sw.train(tmp_path / "d", **start, **said, output=str(tmp_path / f"then{i}")).config
+        for i, said in enumerate(({}, {"fit": "pad", "contrast": "none"}))
+    ]
+    assert [(each.size, each.fit, each.contrast) for each in prepared] == [
+        (16, "crop", "clahe:clip=2.0,grid=8"),
+        (16, "pad", "none"),  # what is said counts
+    ]
+    bundle = sw.Bundle.from_pretrained(tmp_path / "then0")
+    assert (bundle.preprocessing.fit, bundle.preprocessing.contrast.kind) == ("crop", "clahe")
+
+
 def test_an_interrupted_head_goes_on_to_the_same_bits(discs, flags, tmp_path, monkeypatch):
     from scanwise.pipeline.train import resume
     from scanwise.training import loop

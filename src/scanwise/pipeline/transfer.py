@@ -33,6 +33,7 @@ from scanwise.models.parts import set_views
 from scanwise.pipeline.budget import Budget, whole
 from scanwise.pipeline.prepared import Prepared
 from scanwise.pipeline.tracking import OnEpoch
+from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.training.engine import check_unchanged, make_engine
 from scanwise.training.features import FeatureBatches, FeatureExtractor
 from scanwise.training.loop import FitResult, fit
@@ -41,8 +42,10 @@ from scanwise.training.settings import loop_settings
 SHOW_AFTER_S = 2.0  # progress of the backbone's pass is told from here on
 
 
-def pretrained_backbone(config: TrainConfig) -> Backbone | None:
-    """The backbone that the settings name, loaded; None for a network without weights.
+def _open_source(config: TrainConfig) -> tuple[Backbone | None, Preprocessing | None]:
+    """The backbone that the settings name, loaded, and how an earlier run prepared its pictures.
+
+    Both are None for a network without weights; hub names bring no preparation.
 
     Raises:
         ModelError: As `open_backbone`, or settings that do not go with a pretrained network.
@@ -59,7 +62,7 @@ def pretrained_backbone(config: TrainConfig) -> Backbone | None:
                     f"--{name} is for pretrained networks; name one by --model hf:…, timm:… or "
                     "run:…, or leave it out."
                 )
-        return None
+        return None, None
     model = config.model or "efficientnet_b0"
     if config.activation != "relu":
         raise ModelError(
@@ -69,19 +72,25 @@ def pretrained_backbone(config: TrainConfig) -> Backbone | None:
     if scheme == "run":
         if config.weights is not None:
             raise ModelError(f"--weights does not go with {model}, which brings its own.")
-        return _backbone_of_run(rest)
-    return open_backbone(model, config.weights)
+        bundle = Bundle.from_pretrained(Path(rest).expanduser())
+        return _backbone_of_run(rest, bundle), bundle.preprocessing
+    return open_backbone(model, config.weights), None
 
 
 def with_backbone(config: TrainConfig) -> tuple[TrainConfig, Backbone | None]:
     """The backbone, if the settings name one, and the settings that follow from it.
 
-    Image files are read at the backbone's size, unless another was asked for.
+    Image files are read at the backbone's size, and its contrast and way to a square are those
+    that an earlier run was trained with, unless others were asked for.
     """
-    backbone = pretrained_backbone(config)
+    backbone, preparation = _open_source(config)
     if backbone is None:
         return config, None
     config = config.model_copy(update={"model": config.model or "efficientnet_b0"})
+    if preparation is not None:
+        same = {"contrast": str(preparation.contrast), "fit": preparation.fit}
+        unsaid = {key: value for key, value in same.items() if key not in config.model_fields_set}
+        config = config.model_copy(update=unsaid)
     path = Path(config.data)
     from_files = path.is_dir() or path.suffix.lower() in {".csv", ".tsv"}
     if config.size is not None or not from_files:
@@ -89,17 +98,14 @@ def with_backbone(config: TrainConfig) -> tuple[TrainConfig, Backbone | None]:
     return config.model_copy(update={"size": backbone.spec.input_px[0]}), backbone
 
 
-def _backbone_of_run(source: str) -> Backbone:
+def _backbone_of_run(source: str, bundle: Bundle) -> Backbone:
     """The trained network of an earlier run, without its head.
 
     Raises:
         ModelError: If its network is the user's own module.
-        RunError: If there is no bundle.
     """
-    path = Path(source).expanduser()
-    bundle = Bundle.from_pretrained(path)
     set_views(bundle.model, "none")
-    name = f"run:{path.resolve().name}"
+    name = f"run:{Path(source).expanduser().resolve().name}"
     if isinstance(bundle.model, TransferNet):
         inner = bundle.model.spec
         spec = replace(
