@@ -17,6 +17,9 @@ before any of it was run, three seeds of folds, all reported:
 - c, fine-tuned: the same with `--finetune full`;
 - the network of c from scratch, on the same 28 px: c's gain over it is that of the weights;
 - b and c side by side: the mean of their probabilities, nothing fitted.
+
+Added after the results were seen, to tell transfer from averaging: the mean of the two networks
+from scratch.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ METHODS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("fine-tuned (last:4)", {"finetune": "last:4"}, IMAGENET),
 )
 NEAR, SMALL = "transfer from DermaMNIST", f"its network from scratch, {source.PX} px"
-BOTH = "both transfers, averaged"
+BOTH, BOTH_SCRATCH = "both transfers, averaged", "both from scratch, averaged"
+AVERAGED = {BOTH: (IMAGENET, NEAR), BOTH_SCRATCH: (SCRATCH, SMALL)}
 SUMMARY = ("accuracy", "auroc_macro", "cross_entropy_loss")
 
 
@@ -90,6 +94,7 @@ def near_methods(shared: Path) -> tuple[tuple[str, dict[str, object], str], ...]
         (f"{NEAR}, fine-tuned (full)", start | {"finetune": "full"}, SCRATCH),
         (SMALL, small | {"model": source.NETWORK}, SCRATCH),
         (BOTH, {}, SCRATCH),
+        (BOTH_SCRATCH, {}, SCRATCH),
     )
 
 
@@ -215,7 +220,8 @@ def summary(seeds: list[dict[str, Predictions]], other: str) -> list[str]:
     """
     lines = [
         f"| all {len(seeds)} seeds | {' | '.join(SUMMARY)} | "
-        + " | ".join(f"{metric}, less {other}" for metric in SUMMARY),
+        + " | ".join(f"{metric}, less {other}" for metric in SUMMARY)
+        + " |",
         "|---" * (1 + 2 * len(SUMMARY)) + "|",
     ]
     for name in seeds[0]:
@@ -254,8 +260,8 @@ def main() -> None:
         parts: dict[str, Predictions] = {}
         seeds.append(parts)
         for name, flags, other in chosen:
-            if name == BOTH:
-                part, seconds = averaged(parts[IMAGENET], parts[NEAR]), 0.0
+            if name in AVERAGED:
+                part, seconds = averaged(*(parts[each] for each in AVERAGED[name])), 0.0
             else:
                 part, seconds = out_of_fold(name, flags, data, shared / BACKBONE, seed)
             parts[name] = part
@@ -280,7 +286,7 @@ def main() -> None:
             if other != name:
                 lines.append(over_seeds(seeds, name, other))
     if given.near and given.seeds > 1:
-        for other in (SCRATCH, SMALL, IMAGENET):
+        for other in (SCRATCH, SMALL, IMAGENET, NEAR, BOTH_SCRATCH):
             lines += ["", *summary(seeds, other)]
     (RUNS / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
