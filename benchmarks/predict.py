@@ -119,10 +119,8 @@ def bare_worker(bundle: str, engine: str, cache: str) -> None:
 
     from scanwise.deploy.fast import use_engine
     from scanwise.deploy.opening import open_model
-    from scanwise.training.device import pick_device
 
-    pick_device("cpu")
-    opened = open_model(bundle)
+    opened = open_model(bundle, lazily=True)
     use_engine(opened, "onnxruntime" if engine == "onnxruntime" else "torch")
     shape = (BARE_IMAGES, SIZE_PX, SIZE_PX, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

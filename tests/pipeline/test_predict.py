@@ -22,7 +22,6 @@ from PIL import Image
 
 from scanwise.cli import main
 from scanwise.core.errors import ConfigError, DataError, RunError
-from scanwise.deploy import fast
 from scanwise.deploy.bundle import Bundle, BundleConfig
 from scanwise.deploy.ensemble import EnsembleBundle, Member
 from scanwise.deploy.opening import open_model
@@ -480,36 +479,6 @@ def test_ensembles_and_several_labels(pictures, tmp_path: Path) -> None:
     above = answers.above_threshold
     assert above is not None
     assert [row["threshold_pred"] for row in said] == ["|".join(names) for names in above]
-
-
-def test_onnx_runtime_gives_torchs_answers_or_is_not_used(disc_run, discs, monkeypatch) -> None:
-    bundle = open_model(disc_run.path)
-    with np.load(discs) as arrays:
-        prepared = [bundle.prepare(image) for image in arrays["test_images"]]
-    names = [""] * len(prepared)
-    plain = bundle.predict_prepared(names, prepared)
-    assert fast.choose_engine(bundle, prepared, 10).reason == "few images"
-    assert "does not pay" in fast.choose_engine(bundle, prepared, 1000).reason
-    assert bundle.runner is None
-    monkeypatch.setattr(fast, "WORTH_S", 0.0)
-    real = fast._timed
-    monkeypatch.setattr(fast, "_timed", lambda *parts: (1.0, real(*parts)[1]))  # no clock decides
-    choice = fast.choose_engine(bundle, prepared, 1000)
-    assert choice.engine == "onnxruntime"
-    quick = bundle.predict_prepared(names, prepared)
-    assert fast.difference(plain, quick) == ""
-    np.testing.assert_allclose(quick.unknown_scores, plain.unknown_scores, rtol=1e-4)
-    good = fast._onnx_runner
-    monkeypatch.setattr(
-        fast, "_onnx_runner", lambda one: lambda pixels: _moved(good(one)(pixels))
-    )  # fmt: skip
-    choice = fast.choose_engine(open_model(disc_run.path), prepared, 1000)
-    assert choice.engine == "torch"
-    assert "probabilities differ" in choice.reason
-
-
-def _moved(outputs):
-    return outputs._replace(logits=outputs.logits + np.float32([0.001, 0]))
 
 
 def test_what_the_command_prints_and_how_it_ends(

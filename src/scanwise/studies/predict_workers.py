@@ -108,6 +108,6 @@ def _opened(model: str, engine: EngineName) -> Bundle:
     from scanwise.deploy.fast import use_engine
     from scanwise.deploy.opening import open_model
 
-    bundle = open_model(Path(model))
+    bundle = open_model(Path(model), lazily=True)
     use_engine(bundle, engine)
     return bundle
