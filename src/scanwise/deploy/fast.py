@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanwise import __version__
+from scanwise.core.errors import one_line
 from scanwise.core.files import sha256_bytes, sha256_file, write_json
 from scanwise.core.runtime import cpu_model, thread_count
 from scanwise.deploy.answers import BundlePredictions, Outputs
@@ -94,8 +95,7 @@ def choose_engine(bundle: Bundle, sample: Sequence[Prepared], num_images: int) -
         fast_s, on_onnx = _timed(bundle, sample)
     except Exception as error:  # the exporter and the runtime raise whatever they like
         use_engine(bundle, "torch")
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Choice("torch", f"ONNX Runtime can't run it: {first[:120]}")
+        return Choice("torch", f"ONNX Runtime can't run it: {one_line(error)}")
     if why_not := difference(on_torch, on_onnx):
         use_engine(bundle, "torch")
         return _keep(Choice("torch", why_not), stems)

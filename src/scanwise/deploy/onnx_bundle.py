@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanwise.core.errors import IntegrityError, ModelError, RunError, ScanwiseError
+from scanwise.core.errors import IntegrityError, ModelError, RunError, ScanwiseError, one_line
 from scanwise.core.files import sha256_bytes
 from scanwise.deploy.bundle import BundleConfig
 from scanwise.deploy.graph_bundle import (
@@ -55,8 +55,7 @@ class OnnxBundle(GraphBundle):
         try:
             session = open_session(data)
         except Exception as error:  # the runtime has classes of its own for each failure
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"ONNX Runtime can't run {file}: {first[:200]}.") from error
+            raise ModelError(f"ONNX Runtime can't run {file}: {one_line(error)}.") from error
         return cls.from_metadata(
             dict(session.get_modelmeta().custom_metadata_map), runner_of(session), str(file)
         )

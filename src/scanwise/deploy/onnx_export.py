@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from scanwise import __version__
-from scanwise.core.errors import ModelError
+from scanwise.core.errors import ModelError, one_line
 from scanwise.core.files import sha256_bytes
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.graph_bundle import FEATURES
@@ -66,9 +66,8 @@ def graph_bytes(graph: ServingGraph) -> bytes:
             with torch.inference_mode():
                 write_onnx(graph, graph.examples(), path, names, graph.output_names)
         except Exception as error:  # the exporter raises whatever it likes
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(
-                f"this network can't be exported as ONNX ({lines[0][:200]}); use the bundle "
+                f"this network can't be exported as ONNX ({one_line(error)}); use the bundle "
                 "itself, or --format torch."
             ) from error
         return path.read_bytes()

@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from scanwise.core.errors import ConfigError, DataError
+from scanwise.core.errors import ConfigError, DataError, one_line
 from scanwise.core.files import csv_lines, sha256_file
 from scanwise.core.runtime import apply_threads, package_version
 from scanwise.data.cache import usable_cores
-from scanwise.data.pixels import one_line
 from scanwise.deploy.answers import BundlePredictions
 from scanwise.deploy.bundle import Bundle, Prepared, find_bundle
 from scanwise.deploy.ensemble import EnsembleBundle

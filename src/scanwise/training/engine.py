@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scanwise.core.errors import ScanwiseError
+from scanwise.core.errors import ScanwiseError, one_line
 from scanwise.core.files import write_json
 from scanwise.models.backbones import Backbone, FrozenBackbone
 from scanwise.training.onnx_files import kept_session, onnx_stem, open_session, write_onnx
@@ -83,8 +83,7 @@ def make_engine(backbone: Backbone, sample: Tensor, device: torch.device) -> Eng
     try:
         verdict, session = _stored(stem) or _compare(stem, module, on_torch, sample)
     except Exception as error:  # the exporter and the runtime raise whatever they like
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        verdict, session = Verdict("torch", f"ONNX Runtime can't run it: {lines[0][:120]}"), None
+        verdict, session = Verdict("torch", f"ONNX Runtime can't run it: {one_line(error)}"), None
     if session is None:
         return Engine(verdict, torch.__version__, device, on_torch)
     return Engine(verdict, _ort().__version__, device, _on_onnxruntime(session))
