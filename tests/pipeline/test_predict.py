@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from scanwise.deploy.ensemble import EnsembleBundle, Member
 from scanwise.deploy.opening import open_model
 from scanwise.metrics.predictions import read_predictions
 from scanwise.models.build import build_model
+from scanwise.pipeline import predict as predict_module
+from scanwise.pipeline.answer_rows import joined, names_in
 from scanwise.pipeline.find_inputs import find_inputs
 from scanwise.pipeline.predict import Job, predict
 from scanwise.pipeline.sort_into import REVIEW, SortPlan
@@ -391,6 +394,71 @@ def test_answers_are_not_kept_among_the_sorted_files(model, pictures, tmp_path: 
     with pytest.raises(ConfigError, match="lies inside of --sort-into"):
         predict(job)
     assert not list(target.iterdir())
+
+
+def test_a_finished_table_is_not_sorted_by_another_model(model, pictures, tmp_path: Path) -> None:
+    """Which model a finished table is of is not known any more."""
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted")
+    job = Job(model, (str(pictures[0]),), output=str(out))
+    predict(job)
+    with pytest.raises(RunError, match="--force predicts anew, and with --sort-into sorts"):
+        predict(replace(job, resume=True, sort=plan))
+    assert not plan.folder.exists()
+    predict(replace(job, force=True, sort=plan))
+    assert len(rows(plan.folder / "sorted.csv")) == 1
+
+
+def test_a_resumed_table_is_sorted_whole(model, pictures, tmp_path: Path, monkeypatch) -> None:
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted", 0.0)
+    job = Job(model, tuple(map(str, pictures)), output=str(out), batch_size=4, sort=plan)
+
+    def stops(*parts):
+        blocks = predict_module._rows_here(*parts)
+        yield next(blocks)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(job, stops)
+    assert not plan.folder.exists()
+    assert predict(replace(job, resume=True)).answered == len(pictures) - 4
+    assert [row["path"] for row in rows(plan.folder / "sorted.csv")] == list(map(str, pictures))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(), ("a",), ("a", "b"), ("a|b",), ("a|b", "c"), ('say "x"', '"y'), ("new\nline", "c\r|")],
+)
+def test_names_come_back_from_a_cell(names: tuple[str, ...]) -> None:
+    assert names_in(joined(names)) == names
+    if names in [(), ("a",), ("a", "b")]:
+        assert joined(names) == "|".join(names)
+
+
+def test_a_class_with_the_separator_in_its_name(pictures, tmp_path: Path) -> None:
+    odd = ("a|b", 'say "x"', "a")
+    bundle = make_bundle(
+        class_names=odd,
+        thresholds={"a|b": 0.3},
+        conformal={"alpha": 0.1, "min_probability": dict.fromkeys(odd, 0.05)},
+    ).save_pretrained(tmp_path / "odd")
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted", 0.0)
+    found = predict(Job(bundle, tuple(map(str, pictures)), output=str(out), sort=plan))
+    answers = open_model(bundle).predict(pictures)
+    said = rows(out)
+    assert [row["pred"] for row in said] == list(answers.predicted)
+    assert [names_in(row["set"]) for row in said] == list(answers.sets)
+    assert [names_in(row["threshold_pred"]) for row in said] == list(answers.above_threshold)
+    assert "a|b" in answers.predicted
+    assert found.tally.predicted == [answers.predicted.count(name) for name in odd]
+    folders = {"a|b": "a_b", 'say "x"': "say _x_", "a": "a"}
+    for row, answer in zip(rows(plan.folder / "sorted.csv"), answers, strict=True):
+        expected = folders[answer.predicted]
+        if answer.predicted != "a|b" and answer.above_threshold:
+            expected = "a_b"
+        assert row["to"].split("/")[0] in (expected, REVIEW)
+        assert (row["to"].split("/")[0] == REVIEW) == (
+            answer.predicted == "a|b" and not answer.above_threshold
+        )
 
 
 def test_a_table_that_another_process_writes_is_left_alone(
