@@ -49,10 +49,6 @@ def answers(bundle: Bundle, prepared: list[Prepared]):
     return bundle.predict_prepared([""] * len(prepared), prepared)
 
 
-def is_loaded(bundle: Bundle) -> bool:
-    return "model" in vars(bundle)
-
-
 def verdict_file() -> Path:
     (path,) = Path(os.environ["SCANWISE_CACHE"], "onnx").glob("*.json")
     return path
@@ -87,7 +83,7 @@ def test_a_later_job_goes_by_the_verdict_and_loads_no_network(disc_run, prepared
     said, expected = answers(later, prepared), answers(first, prepared)
     np.testing.assert_array_equal(said.probabilities, expected.probabilities)
     np.testing.assert_array_equal(said.unknown_scores, expected.unknown_scores)
-    assert not is_loaded(later)
+    assert not later.is_loaded
     assert fast.known_choice(opened(disc_run.path), device="cuda").reason == "on cuda"
 
 
@@ -172,10 +168,10 @@ def test_another_machine_or_version_compares_anew(disc_run, prepared, what, monk
 def test_other_weights_or_settings_compare_anew(disc_run, prepared, tmp_path: Path) -> None:
     fast.choose_engine(opened(disc_run.path), prepared, MANY)
     changed = open_model(disc_run.path)
-    before = changed.weights_sha256()
+    before = fast._weights_sha256(changed)
     with torch.no_grad():
         next(changed.model.parameters()).add_(0.5)
-    assert changed.weights_sha256() != before
+    assert fast._weights_sha256(changed) != before
     assert fast.known_choice(changed) is None
     saved = changed.save_pretrained(tmp_path / "changed")
     assert fast.known_choice(opened(saved)) is None
@@ -200,7 +196,7 @@ def test_all_members_of_an_ensemble_are_known_or_none(disc_run, prepared, tmp_pa
     fast.choose_engine(opened(path), twice, MANY)
     later = opened(path)
     assert fast.known_choice(later) is not None
-    assert not any(is_loaded(each.bundle) for each in later.members)
+    assert not any(each.bundle.is_loaded for each in later.members)
     assert fast.difference(answers(both, twice), answers(later, twice)) == ""
     next(verdict_file().parent.glob("*.onnx")).unlink()
     assert fast.known_choice(opened(path)) is None

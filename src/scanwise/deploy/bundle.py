@@ -199,6 +199,11 @@ class Bundle:
         """The network, in eval mode; a saved one is loaded when it is first asked for."""
         return _ready(self.saved.load(self.config), self.config)
 
+    @property
+    def is_loaded(self) -> bool:
+        """False while a network that was opened lazily is in its file alone."""
+        return "model" in vars(self)
+
     def load(self) -> None:
         """Load the network now, if it was opened lazily."""
         _ = self.model
@@ -408,14 +413,6 @@ class Bundle:
     def logits_of(self, pixels: Pixels, *, device: str = "cpu") -> NDArray[np.float32]:
         """Raw outputs float32 (n, k) of prepared pixels uint8 (n, h, w, c)."""
         return self.outputs_of(pixels, device=device).logits
-
-    def weights_sha256(self) -> str:
-        """What the weights are: the file's hash until they are loaded, then that of the tensors."""
-        if "model" not in vars(self):
-            return self.saved.sha256
-        from scanwise.models.backbones import tensors_sha256  # they may have been changed since
-
-        return tensors_sha256(self.model)
 
     def outputs_of(self, pixels: Pixels, *, device: str = "cpu") -> Outputs:
         """Raw outputs and features, in one pass, of prepared pixels uint8 (n, h, w, c)."""

@@ -202,7 +202,16 @@ def _unchanged(stem: Path, sha256: str) -> bytes:
 def _stem(bundle: Bundle) -> Path:
     """Where the cache keeps the network, by all that its answers depend on."""
     stated = json.dumps([bundle.config.to_json(), bundle.preprocessing.to_json()])
-    return onnx_stem(f"pixels to logits {stated} {bundle.weights_sha256()}")
+    return onnx_stem(f"pixels to logits {stated} {_weights_sha256(bundle)}")
+
+
+def _weights_sha256(bundle: Bundle) -> str:
+    """Of the file until the network is loaded, then of its tensors: they may have been changed."""
+    if not bundle.is_loaded:
+        return bundle.saved.sha256
+    from scanwise.models.backbones import tensors_sha256
+
+    return tensors_sha256(bundle.model)
 
 
 def _session(bundle: Bundle, stem: Path) -> Any:
