@@ -101,10 +101,8 @@ def tuning() -> dict[str, Any]:
 
 def thread_count() -> int:
     """Threads that torch computes with, or will when it is loaded."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    return _state.threads or choose_threads(os.environ)[0]
+    running = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return int(running()) if running else _state.threads or choose_threads(os.environ)[0]
 
 
 def apply_threads() -> None:
