@@ -213,7 +213,7 @@ def unnormalised_validation(seed: int) -> Iterator[None]:
     whole = Batches._finish
 
     def finish(self: Any, batch: Any, *rest: Any) -> Any:
-        from scanwise.prepare.batches import EVALUATION_BATCH
+        from scanwise.prepare.rows import EVALUATION_BATCH
 
         if self.training or self.batch_size != EVALUATION_BATCH or not _of_validation(self):
             return whole(self, batch, *rest)

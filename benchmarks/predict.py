@@ -5,7 +5,8 @@
 JPEGs of 600×450; EfficientNet-B0 at 224 px with random weights, since nothing here is about
 accuracy. Keras: image_dataset_from_directory and `predict`, in .venv-keras. PyTorch: a DataLoader
 that decodes with Pillow, one worker a core, batches of 32. scanwise: `scanwise predict`, with an
-empty cache (the network is exported and compared with torch's) and with a full one. Whole
+empty cache (the network is exported and compared with torch's) and with a full one (the exported
+network is opened, and torch is not loaded). Whole
 processes, alternating, medians of the rounds; "without imports" is less the time of a process that
 only imports. The bare network runs on prepared pixels that lie in memory, by the engine that
 predict chose, in a process that does nothing else.
@@ -119,10 +120,8 @@ def bare_worker(bundle: str, engine: str, cache: str) -> None:
 
     from scanwise.deploy.fast import use_engine
     from scanwise.deploy.opening import open_model
-    from scanwise.training.device import pick_device
 
-    pick_device("cpu")
-    opened = open_model(bundle)
+    opened = open_model(bundle, lazily=True)
     use_engine(opened, "onnxruntime" if engine == "onnxruntime" else "torch")
     shape = (BARE_IMAGES, SIZE_PX, SIZE_PX, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import load_script
 
 from scanwise.core.config import TrainConfig
 from scanwise.data.checks import GUIDELINE
@@ -60,18 +58,7 @@ SIZES = {
 }
 
 
-def load_make_guide() -> ModuleType:
-    path = ROOT / "docs" / "make_guide.py"
-    spec = importlib.util.spec_from_file_location("make_guide", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_guide"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-make_guide = load_make_guide()
+make_guide = load_script("docs/make_guide.py")
 BLOCKS = make_guide.blocks(GUIDE)
 
 

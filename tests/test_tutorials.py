@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.conftest import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -15,13 +14,7 @@ TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
 @pytest.fixture(scope="module")
 def make_guide() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_guide", ROOT / "docs" / "make_guide.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_guide"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/make_guide.py")
 
 
 @pytest.mark.slow

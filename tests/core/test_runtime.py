@@ -70,6 +70,17 @@ def test_the_users_environment_is_respected() -> None:
     assert said["wait_policy"]["source"] == "SCANWISE_TUNE=0"
 
 
+def test_threads_are_counted_alike_before_and_after_torch_is_loaded() -> None:
+    code = (
+        "from scanwise.core.runtime import thread_count, tune_process; tune_process({});"
+        "before = thread_count(); import torch; tune_process(); print(before, thread_count());"
+        "torch.set_num_threads(5); print(thread_count())"
+    )
+    cores = runtime.choose_threads({})[0]
+    assert run_python(code.format("")).stdout.split() == [str(cores), str(cores), "5"]
+    assert run_python(code.format("3")).stdout.split() == ["3", "3", "5"]
+
+
 @linux
 def test_freed_memory_is_kept() -> None:
     # With M_MMAP_MAX = 0 a large block is not mapped on its own: mallinfo2().hblks does not rise.

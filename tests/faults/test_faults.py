@@ -7,15 +7,13 @@ threshold was tuned on (`python benchmarks/faults.py fixtures`); nothing in it i
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.conftest import load_script
 
 from scanwise.report.diagnosis import diagnose
 from scanwise.report.history import History
@@ -24,18 +22,7 @@ from scanwise.report.verdict import Facts
 RECORDED = Path(__file__).with_name("recorded.json")
 
 
-def _benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "faults.py"
-    spec = importlib.util.spec_from_file_location("faults_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults = _benchmark()
+faults = load_script("benchmarks/faults.py")
 CASES: list[dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
 
 

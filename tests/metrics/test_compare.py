@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
+from tests.conftest import load_script
 
 from scanwise.core.errors import DataError
 from scanwise.metrics.compare import REACH, Comparison, compare, correct_family
@@ -427,12 +426,7 @@ def test_metrics_and_resamples_are_checked(rng):
 
 @pytest.fixture(scope="module")
 def aa_check():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "aa_check.py"
-    spec = importlib.util.spec_from_file_location("aa_check", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["aa_check"] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
+    yield load_script("benchmarks/aa_check.py")
     del sys.modules["aa_check"]
 
 

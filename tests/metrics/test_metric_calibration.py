@@ -151,6 +151,14 @@ def test_calibration_is_skipped_with_the_reason() -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.01, 1000), st.integers(1, 12))
+def test_probabilities_are_scipys_to_the_bit(seed: int, scale: float, k: int) -> None:
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(20, k))
+    ours = apply_temperature(logits, 1.7, "multiclass")
+    np.testing.assert_array_equal(ours, softmax(logits / 1.7, axis=1))
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.3, 20), st.sampled_from(["multiclass", "multilabel"]))
 def test_raw_probabilities_come_back(seed: int, temperature: float, task: str) -> None:
     logits = np.random.default_rng(seed).normal(scale=3, size=(20, 4))

@@ -11,6 +11,8 @@ from sklearn import metrics as reference
 from scanwise.core.errors import DataError
 from scanwise.metrics import intervals
 from scanwise.metrics.intervals import (
+    LEVEL,
+    Z,
     group_numbers,
     logit_interval,
     percentile_interval,
@@ -18,6 +20,10 @@ from scanwise.metrics.intervals import (
     wilson_interval,
 )
 from scanwise.metrics.resampled import prepare, resample, values
+
+
+def test_z_is_the_quantile_of_the_level() -> None:
+    assert special.ndtri(0.5 + LEVEL / 2) == Z
 
 
 @pytest.mark.parametrize(

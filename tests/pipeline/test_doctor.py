@@ -7,19 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.conftest import run_main
 
-from scanwise.cli import main
 from scanwise.core import packages
 from scanwise.pipeline import doctor
-
-
-def run_main(arguments: list[str]) -> int:
-    try:
-        main(arguments)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
 
 STEPS = [
     "packages", "devices", "memory", "cache folder", "current folder", "train", "predict", "export",

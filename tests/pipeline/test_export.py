@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tests.conftest import run_main
 
-from scanwise.cli import main
 from scanwise.core.errors import ConfigError, DataError, RunError, SplitError
 from scanwise.core.files import sha256_file
 from scanwise.deploy.onnx_export import graph_bytes
@@ -206,11 +206,3 @@ def test_what_can_not_be_done_ends_with_one_line(disc_run, arguments, words, cap
     assert words in said
     assert said.count("\n") == 1
     assert not (disc_run.path / "export").exists()
-
-
-def run_main(arguments: list[str]) -> int:
-    try:
-        main(arguments)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0

@@ -26,9 +26,8 @@ from scanwise.deploy.bundle import Bundle
 from scanwise.pipeline.baselines import histogram_features
 from scanwise.prepare import batches
 from scanwise.prepare import rows as prepared_rows
-from scanwise.prepare.batches import evaluation_batch
 from scanwise.prepare.preprocessing import fit_preprocessing
-from scanwise.prepare.rows import PixelRows, keep_pixels
+from scanwise.prepare.rows import PixelRows, evaluation_batch, keep_pixels
 
 SIDE_PX, LARGE = 800, 700  # 448 MB, of which train is 314
 ALLOWED = 200e6  # bytes beyond what a training on 60 such images takes; 137 were measured

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from PIL import Image
 
 from scanwise.cli import main
 from scanwise.core.errors import ConfigError, DataError, RunError
-from scanwise.deploy import fast
 from scanwise.deploy.bundle import Bundle, BundleConfig
 from scanwise.deploy.ensemble import EnsembleBundle, Member
 from scanwise.deploy.opening import open_model
 from scanwise.metrics.predictions import read_predictions
 from scanwise.models.build import build_model
+from scanwise.pipeline import predict as predict_module
+from scanwise.pipeline.answer_rows import joined, names_in
 from scanwise.pipeline.find_inputs import find_inputs
 from scanwise.pipeline.predict import Job, predict
 from scanwise.pipeline.sort_into import REVIEW, SortPlan
@@ -394,6 +396,71 @@ def test_answers_are_not_kept_among_the_sorted_files(model, pictures, tmp_path: 
     assert not list(target.iterdir())
 
 
+def test_a_finished_table_is_not_sorted_by_another_model(model, pictures, tmp_path: Path) -> None:
+    """Which model a finished table is of is not known any more."""
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted")
+    job = Job(model, (str(pictures[0]),), output=str(out))
+    predict(job)
+    with pytest.raises(RunError, match="--force predicts anew, and with --sort-into sorts"):
+        predict(replace(job, resume=True, sort=plan))
+    assert not plan.folder.exists()
+    predict(replace(job, force=True, sort=plan))
+    assert len(rows(plan.folder / "sorted.csv")) == 1
+
+
+def test_a_resumed_table_is_sorted_whole(model, pictures, tmp_path: Path, monkeypatch) -> None:
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted", 0.0)
+    job = Job(model, tuple(map(str, pictures)), output=str(out), batch_size=4, sort=plan)
+
+    def stops(*parts):
+        blocks = predict_module._rows_here(*parts)
+        yield next(blocks)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(job, stops)
+    assert not plan.folder.exists()
+    assert predict(replace(job, resume=True)).answered == len(pictures) - 4
+    assert [row["path"] for row in rows(plan.folder / "sorted.csv")] == list(map(str, pictures))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(), ("a",), ("a", "b"), ("a|b",), ("a|b", "c"), ('say "x"', '"y'), ("new\nline", "c\r|")],
+)
+def test_names_come_back_from_a_cell(names: tuple[str, ...]) -> None:
+    assert names_in(joined(names)) == names
+    if names in [(), ("a",), ("a", "b")]:
+        assert joined(names) == "|".join(names)
+
+
+def test_a_class_with_the_separator_in_its_name(pictures, tmp_path: Path) -> None:
+    odd = ("a|b", 'say "x"', "a")
+    bundle = make_bundle(
+        class_names=odd,
+        thresholds={"a|b": 0.3},
+        conformal={"alpha": 0.1, "min_probability": dict.fromkeys(odd, 0.05)},
+    ).save_pretrained(tmp_path / "odd")
+    out, plan = tmp_path / "out.csv", SortPlan(tmp_path / "sorted", 0.0)
+    found = predict(Job(bundle, tuple(map(str, pictures)), output=str(out), sort=plan))
+    answers = open_model(bundle).predict(pictures)
+    said = rows(out)
+    assert [row["pred"] for row in said] == list(answers.predicted)
+    assert [names_in(row["set"]) for row in said] == list(answers.sets)
+    assert [names_in(row["threshold_pred"]) for row in said] == list(answers.above_threshold)
+    assert "a|b" in answers.predicted
+    assert found.tally.predicted == [answers.predicted.count(name) for name in odd]
+    folders = {"a|b": "a_b", 'say "x"': "say _x_", "a": "a"}
+    for row, answer in zip(rows(plan.folder / "sorted.csv"), answers, strict=True):
+        expected = folders[answer.predicted]
+        if answer.predicted != "a|b" and answer.above_threshold:
+            expected = "a_b"
+        assert row["to"].split("/")[0] in (expected, REVIEW)
+        assert (row["to"].split("/")[0] == REVIEW) == (
+            answer.predicted == "a|b" and not answer.above_threshold
+        )
+
+
 def test_a_table_that_another_process_writes_is_left_alone(
     model: Path, pictures, tmp_path: Path
 ) -> None:
@@ -480,36 +547,6 @@ def test_ensembles_and_several_labels(pictures, tmp_path: Path) -> None:
     above = answers.above_threshold
     assert above is not None
     assert [row["threshold_pred"] for row in said] == ["|".join(names) for names in above]
-
-
-def test_onnx_runtime_gives_torchs_answers_or_is_not_used(disc_run, discs, monkeypatch) -> None:
-    bundle = open_model(disc_run.path)
-    with np.load(discs) as arrays:
-        prepared = [bundle.prepare(image) for image in arrays["test_images"]]
-    names = [""] * len(prepared)
-    plain = bundle.predict_prepared(names, prepared)
-    assert fast.choose_engine(bundle, prepared, 10).reason == "few images"
-    assert "does not pay" in fast.choose_engine(bundle, prepared, 1000).reason
-    assert bundle.runner is None
-    monkeypatch.setattr(fast, "WORTH_S", 0.0)
-    real = fast._timed
-    monkeypatch.setattr(fast, "_timed", lambda *parts: (1.0, real(*parts)[1]))  # no clock decides
-    choice = fast.choose_engine(bundle, prepared, 1000)
-    assert choice.engine == "onnxruntime"
-    quick = bundle.predict_prepared(names, prepared)
-    assert fast.difference(plain, quick) == ""
-    np.testing.assert_allclose(quick.unknown_scores, plain.unknown_scores, rtol=1e-4)
-    good = fast._onnx_runner
-    monkeypatch.setattr(
-        fast, "_onnx_runner", lambda one: lambda pixels: _moved(good(one)(pixels))
-    )  # fmt: skip
-    choice = fast.choose_engine(open_model(disc_run.path), prepared, 1000)
-    assert choice.engine == "torch"
-    assert "probabilities differ" in choice.reason
-
-
-def _moved(outputs):
-    return outputs._replace(logits=outputs.logits + np.float32([0.001, 0]))
 
 
 def test_what_the_command_prints_and_how_it_ends(

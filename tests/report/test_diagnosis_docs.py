@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 from pathlib import Path
+
+from tests.conftest import load_script
 
 from scanwise.report import advice, causes, diagnosis
 
@@ -13,11 +14,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_the_list_of_codes_is_not_stale() -> None:
-    spec = importlib.util.spec_from_file_location("make_diagnosis", DOCS / "make_diagnosis.py")
-    assert spec is not None
-    assert spec.loader is not None
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = load_script("docs/make_diagnosis.py")
     page = (DOCS / "diagnosis.md").read_text(encoding="utf-8")
     assert maker.with_codes(page) == page, "run python docs/make_diagnosis.py"
 

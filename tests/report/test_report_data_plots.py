@@ -155,7 +155,7 @@ def test_check_page_says_the_worst_first(sim: SimpleNamespace, tmp_path: Path) -
         tmp_path, CHECKS, facts, plots, dataset=dataset, split=split, examples=examples
     )
     html = page.read_text(encoding="utf-8")
-    assert "Not ready to train: 1 error" in html
+    assert "Not ready to train: 1 error must be solved" in html
     assert html.index("D004 error") < html.index("D003 info")
     assert "&lt;train&gt;" in html
     assert "a&lt;b&gt;" in html

@@ -26,7 +26,7 @@ from scanwise.core.files import csv_text, write_json, write_text
 from scanwise.deploy.answers import ABSTAIN, Answer
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.opening import open_model
-from scanwise.pipeline.answer_rows import LABELS, header, rows_of
+from scanwise.pipeline.answer_rows import LABELS, header, names_in, rows_of
 from scanwise.pipeline.find_inputs import Input, Inputs
 from scanwise.pipeline.predict import answer_blocks, block_size, model_sha256
 from scanwise.pipeline.sort_into import Sorted, SortPlan, check_plan, sort_files
@@ -59,7 +59,12 @@ class AnswerSet:
 
     def counts(self) -> list[tuple[str, str]]:
         """How often each class was the answer."""
-        said = [answer.predicted.split(LABELS) for answer in self.answers if answer.ok]
+        said = [
+            # A class may have "|" in its name, but none of several labels.
+            [one.predicted] if one.predicted in self.class_names else one.predicted.split(LABELS)
+            for one in self.answers
+            if one.ok
+        ]
         return [(name, f"{sum(name in one for one in said):,}") for name in self.class_names]
 
     def summary(self) -> list[tuple[str, str]]:
@@ -204,15 +209,11 @@ def _answer(row: dict[str, str], names: Sequence[str], about: Mapping[str, Any])
         row["pred"],
         max(p.values()) if p else None,
         p,
-        _split(row["threshold_pred"]) if ok and about.get("thresholds") else None,
-        _split(row["set"]) if ok and about.get("sets") else None,
+        names_in(row["threshold_pred"]) if ok and about.get("thresholds") else None,
+        names_in(row["set"]) if ok and about.get("sets") else None,
         {"yes": True, "no": False}.get(row["in_dist"]),
         float(row["unknown_score"]) if row["unknown_score"] else None,
     )
-
-
-def _split(cell: str) -> tuple[str, ...]:
-    return tuple(cell.split(LABELS)) if cell else ()
 
 
 def list_sets(workspace: Workspace) -> list[tuple[Path, dict[str, Any]]]:

@@ -49,17 +49,6 @@ def title_of(finding: Finding) -> str:
     return TITLES.get(finding.code, "Note")
 
 
-def verdict_of(findings: tuple[Finding, ...]) -> tuple[str, str]:
-    """A level (bad, unsure, ok) and a headline, as the check's own page has them."""
-    errors = sum(finding.severity == "error" for finding in findings)
-    warnings = sum(finding.severity == "warning" for finding in findings)
-    if errors:
-        return "bad", f"Not ready to train: {errors} thing{'s' * (errors > 1)} must be solved"
-    if warnings:
-        return "unsure", f"Ready to train; look at {warnings} thing{'s' * (warnings > 1)} first"
-    return "ok", "Ready to train"
-
-
 def class_rows(data: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
     """Class, and its images in training, validation and test."""
     counts = data.get("counts") or {}

@@ -56,6 +56,11 @@ class PartialError(ScanwiseError):
     exit_code = 1
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 160 characters."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str], how_many: int = 3) -> str:
     """Say which known names are closest to `word`, for the end of an error message.
 

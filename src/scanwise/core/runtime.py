@@ -99,6 +99,12 @@ def tuning() -> dict[str, Any]:
     return {"threads": threads, **_state.done}
 
 
+def thread_count() -> int:
+    """Threads that torch computes with, or will when it is loaded."""
+    running = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return int(running()) if running else _state.threads or choose_threads(os.environ)[0]
+
+
 def apply_threads() -> None:
     """Hand the chosen number of threads to the libraries loaded by now (torch, OpenCV)."""
     if _state.threads is None:
@@ -275,7 +281,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
     """
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -310,7 +316,8 @@ def _threads_of(env: Mapping[str, Any]) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, without importing it; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

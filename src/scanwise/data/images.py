@@ -26,12 +26,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from scanwise.core.errors import DataError
+from scanwise.core.errors import DataError, one_line
 from scanwise.data.pixels import (
     SLIDE_SUFFIXES,
     check_pixel_count,
     composite_on_black,
-    one_line,
     orientation_of,
     pillow_pixels,
     slide_reason,

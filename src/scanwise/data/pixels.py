@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scanwise.core.config import Fit
-from scanwise.core.errors import DataError
+from scanwise.core.errors import DataError, one_line
 
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000: more is a slide scan or a decompression bomb
 ORIENTATION_TAG = 0x0112  # TIFF 6.0 and EXIF 2.3, values 1-8
@@ -221,8 +221,3 @@ def _resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
             ]
             pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
     return pixels
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

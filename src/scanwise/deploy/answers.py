@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 ABSTAIN = "abstain"
+
+
+class Outputs(NamedTuple):
+    """What a network gives for n images."""
+
+    logits: NDArray[np.float32]  # (n, k)
+    features: NDArray[np.float32] | None  # (n, d); None where the network shows none
 
 
 @dataclass(frozen=True)

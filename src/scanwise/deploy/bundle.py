@@ -21,30 +21,28 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from scanwise.core.errors import DataError, IntegrityError, ModelError, RunError
 from scanwise.core.files import sha256_file
+from scanwise.core.runtime import apply_threads
 from scanwise.core.types import Dataset, Task
 from scanwise.data.images import read_image
-from scanwise.deploy.answers import BundlePredictions
-from scanwise.deploy.outputs import Outputs, head_outputs, network_outputs
+from scanwise.deploy.answers import BundlePredictions, Outputs
 from scanwise.deploy.reference import REFERENCE, Reference
 from scanwise.metrics.calibration import apply_temperature
 from scanwise.metrics.conformal import in_sets
 from scanwise.metrics.inputs import THRESHOLD
-from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
-from scanwise.models.build import build_model
-from scanwise.models.parts import set_views
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import PixelRows, Pixels
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and what ONNX Runtime runs needs none of it
+    from torch import nn
 
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "preprocess.json", "metrics.json", "MODEL_CARD.md")
@@ -78,6 +76,12 @@ class BundleConfig:
     backbone: dict[str, Any] | None = None  # of a pretrained network: BackboneSpec in JSON
     conformal: dict[str, Any] | None = None  # bars of prediction sets (metrics.conformal)
     tta: str = "none"  # views that are averaged (models.views)
+
+    @property
+    def seen_px(self) -> tuple[int, int]:
+        """Height and width that the network sees: a pretrained one resizes its input."""
+        seen = self.size_px if self.backbone is None else self.backbone["input_px"]
+        return seen[0], seen[1]
 
     def to_json(self) -> dict[str, Any]:
         names = list(self.class_names)
@@ -137,6 +141,33 @@ class BundleConfig:
         )
 
 
+@dataclass(frozen=True)
+class SavedNetwork:
+    """Weights in a bundle's folder whose hashes were checked; loaded when they are needed."""
+
+    path: Path  # model.safetensors
+    sha256: str
+
+    def load(self, config: BundleConfig, model: nn.Module | None = None) -> nn.Module:
+        """The network that `config` states, or `model`, with these weights.
+
+        Raises:
+            ModelError: If they don't fit, or the network is a user's own and `model` is not given.
+        """
+        from safetensors.torch import load_file
+
+        network = model or random_network(config)
+        apply_threads()  # torch may be new here
+        try:
+            network.load_state_dict(load_file(self.path))
+        except RuntimeError as error:
+            first = str(error).splitlines()[1:2]
+            raise ModelError(
+                f"{self.path} does not fit {config.architecture}: {' '.join(first).strip()}"
+            ) from error
+        return network
+
+
 class Bundle:
     """A model, its preprocessing and its class names; `predict` gives calibrated probabilities."""
 
@@ -145,15 +176,16 @@ class Bundle:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | SavedNetwork,
         preprocessing: Preprocessing,
         config: BundleConfig,
         metrics: dict[str, Any] | None = None,
         model_card: str = "",
     ) -> None:
-        # One memory order, so that a model just trained and the same one loaded give the same bits.
-        self.model = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        set_views(self.model, config.tta)
+        if isinstance(model, SavedNetwork):
+            self.saved = model
+        else:
+            self.model = _ready(model, config)
         self.preprocessing = preprocessing
         self.config = config
         self.metrics = metrics or {}
@@ -161,6 +193,20 @@ class Bundle:
         # Where cached features of a pretrained network come from, in the process that trained it.
         self.feature_source: Callable[[Pixels], NDArray[np.float32]] | None = None
         self.reference: Reference | None = None  # None: unknown inputs are not recognised
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, in eval mode; a saved one is loaded when it is first asked for."""
+        return _ready(self.saved.load(self.config), self.config)
+
+    @property
+    def is_loaded(self) -> bool:
+        """False while a network that was opened lazily is in its file alone."""
+        return "model" in vars(self)
+
+    def load(self) -> None:
+        """Load the network now, if it was opened lazily."""
+        _ = self.model
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -188,6 +234,8 @@ class Bundle:
 
     def _write_files(self, folder: Path) -> None:
         """All files of the bundle but SHA256SUMS."""
+        from safetensors.torch import save_file
+
         state = {key: tensor.contiguous().cpu() for key, tensor in self.model.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         write_bundle_json(folder / "config.json", self.config.to_json())
@@ -198,12 +246,16 @@ class Bundle:
             self.reference.save(folder / REFERENCE)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, *, model: nn.Module | None = None) -> Bundle:
+    def from_pretrained(
+        cls, directory: str | Path, *, model: nn.Module | None = None, lazily: bool = False
+    ) -> Bundle:
         """Load a bundle after checking every file's hash.
 
         Args:
             directory: A bundle folder, or a run folder that holds one.
             model: The module to fill, for a bundle trained with one's own nn.Module.
+            lazily: Load the network, and torch, when it is first asked for; then it raises what is
+                raised here else.
 
         Returns:
             The bundle; an `EnsembleBundle` where the folder holds an ensemble.
@@ -219,19 +271,11 @@ class Bundle:
         if stated.get("kind") == "ensemble":
             from scanwise.deploy.ensemble import EnsembleBundle  # it is made of bundles
 
-            return EnsembleBundle.from_folder(folder, stated)
+            return EnsembleBundle.from_folder(folder, stated, lazily=lazily)
         config = BundleConfig.from_json(stated)
-        network = model or random_network(config)
-        try:
-            network.load_state_dict(load_file(folder / "model.safetensors"))
-        except RuntimeError as error:
-            first = str(error).splitlines()[1:2]
-            raise ModelError(
-                f"{folder}/model.safetensors does not fit {config.architecture}: "
-                f"{' '.join(first).strip()}"
-            ) from error
+        saved = SavedNetwork(folder / "model.safetensors", listed["model.safetensors"])
         bundle = cls(
-            network,
+            saved if lazily and model is None else saved.load(config, model),
             Preprocessing.from_json(_read_json(folder / "preprocess.json")),
             config,
             _read_json(folder / "metrics.json"),
@@ -372,11 +416,13 @@ class Bundle:
 
     def outputs_of(self, pixels: Pixels, *, device: str = "cpu") -> Outputs:
         """Raw outputs and features, in one pass, of prepared pixels uint8 (n, h, w, c)."""
+        if self.runner is not None and self.feature_source is None and device == "cpu":
+            return self.runner(pixels)
+        from scanwise.deploy.outputs import head_outputs, network_outputs
+
         if self.feature_source is not None:
             return head_outputs(self.model, self.feature_source(pixels))
-        if self.runner is not None and device == "cpu":
-            return self.runner(pixels)
-        return network_outputs(self.model, pixels, self.preprocessing, torch.device(device))
+        return network_outputs(self.model, pixels, self.preprocessing, device)
 
     def unknown_scores(self, features: NDArray[np.float32] | None, n: int) -> NDArray[np.float64]:
         """Unknown-input score of each of n images, higher is stranger; NaN where unknown."""
@@ -451,6 +497,8 @@ class Bundle:
 
 def head_logits(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Raw outputs float32 (n, k) of features (n, d), by the head of a pretrained network."""
+    from scanwise.deploy.outputs import head_outputs
+
     return head_outputs(model, features).logits
 
 
@@ -488,11 +536,11 @@ def find_bundle(path: Path) -> Path:
     raise RunError(f"{path} is no bundle (no SHA256SUMS in it or in its bundle/ folder).")
 
 
-def check_sums(folder: Path) -> frozenset[str]:
+def check_sums(folder: Path) -> dict[str, str]:
     """Compare every file that SHA256SUMS lists, and every one that a bundle needs.
 
     Returns:
-        The names that it lists.
+        The SHA-256 of each, by name.
 
     Raises:
         IntegrityError: Naming the first file that is missing, unlisted or changed.
@@ -510,7 +558,7 @@ def check_sums(folder: Path) -> frozenset[str]:
                 f"{folder / name} is not the file that was saved (its SHA-256 differs); "
                 "copy the bundle again."
             )
-    return frozenset(stated)
+    return stated
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -575,6 +623,9 @@ def random_network(config: BundleConfig) -> nn.Module:
     Raises:
         ModelError: If it is the user's own module.
     """
+    from scanwise.models.backbones import Backbone, BackboneSpec, rebuild_backbone, transfer_net
+    from scanwise.models.build import build_model
+
     if config.architecture.startswith("custom:"):
         raise ModelError(
             f"the bundle was trained with your own module ({config.architecture[7:]}); give it: "
@@ -597,6 +648,20 @@ def random_network(config: BundleConfig) -> nn.Module:
         activation=config.activation,
         head=config.head,
     )
+
+
+def _ready(model: nn.Module, config: BundleConfig) -> nn.Module:
+    """In eval mode, with the views that are averaged.
+
+    In one memory order, so that a model just trained and the same one loaded give the same bits.
+    """
+    import torch
+
+    from scanwise.models.parts import set_views
+
+    ordered: nn.Module = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    set_views(ordered, config.tta)
+    return ordered
 
 
 def _as_images(array: NDArray[Any], config: BundleConfig) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from scanwise import __version__
 from scanwise.core.errors import DataError, IntegrityError, ModelError
 from scanwise.core.types import Dataset
 from scanwise.data.images import read_image
-from scanwise.deploy.answers import BundlePredictions
+from scanwise.deploy.answers import BundlePredictions, Outputs
 from scanwise.deploy.bundle import (
     MEMBERS,
     Bundle,
@@ -34,8 +34,11 @@ from scanwise.deploy.bundle import (
     Source,
     write_bundle_json,
 )
-from scanwise.deploy.outputs import Outputs
+from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import PixelRows, Pixels
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +91,29 @@ class EnsembleBundle(Bundle):
         self.feature_source = None
         self.reference = None  # its members have their own
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("model", "preprocessing"):
-            raise ModelError(
-                f"an ensemble of {len(self.members)} bundles has no single {name}; use one of its "
-                f"members (bundle/{MEMBERS}/00, …), or probabilities."
-            )
-        raise AttributeError(name)
+    @property
+    def model(self) -> nn.Module:
+        raise self._no_single("model")
+
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]
+        raise self._no_single("preprocessing")
+
+    def load(self) -> None:
+        """As `Bundle.load`, of all members."""
+        for each in self._bundles():
+            each.load()
+
+    def _no_single(self, what: str) -> ModelError:
+        return ModelError(
+            f"an ensemble of {len(self.members)} bundles has no single {what}; use one of its "
+            f"members (bundle/{MEMBERS}/00, …), or probabilities."
+        )
 
     @classmethod
-    def from_folder(cls, folder: Path, stated: dict[str, Any]) -> EnsembleBundle:
+    def from_folder(
+        cls, folder: Path, stated: dict[str, Any], *, lazily: bool = False
+    ) -> EnsembleBundle:
         """Load the members that config.json states; `folder` was compared with its SHA256SUMS.
 
         Raises:
@@ -113,7 +129,9 @@ class EnsembleBundle(Bundle):
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{folder}/config.json is damaged: {error!r}.") from error
-        members = [Member(Bundle.from_pretrained(path), *facts) for path, *facts in entries]
+        members = [
+            Member(Bundle.from_pretrained(path, lazily=lazily), *facts) for path, *facts in entries
+        ]
         card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         found = cls(members, method, metrics, card)

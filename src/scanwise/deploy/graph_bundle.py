@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,47 @@ from numpy.typing import NDArray
 from scanwise.core.errors import DataError, ModelError
 from scanwise.core.types import Dataset
 from scanwise.data.images import read_image
-from scanwise.deploy.answers import BundlePredictions
+from scanwise.deploy.answers import BundlePredictions, Outputs
 from scanwise.deploy.bundle import Bundle, BundleConfig, Prepared
-from scanwise.deploy.outputs import Outputs
 from scanwise.deploy.reference import Reference
-from scanwise.deploy.serving_graph import GraphInput
-from scanwise.prepare.batches import evaluation_batch
-from scanwise.prepare.rows import PixelRows, Pixels
+from scanwise.prepare.preprocessing import Preprocessing
+from scanwise.prepare.rows import PixelRows, Pixels, evaluation_batch
 
+if TYPE_CHECKING:
+    from torch import nn
+
+PROBABILITIES, FEATURES = "probabilities", "features"  # names of a graph's outputs
 # One uint8 array (b, h, w, c) for each input → probabilities (b, k), and features (b, d) or None.
 Runner = Callable[
     [Sequence[NDArray[np.uint8]]], tuple[NDArray[np.float32], NDArray[np.float32] | None]
 ]
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One input of the graph: uint8 (n, h, w, c), and how a picture becomes that."""
+
+    name: str
+    preprocessing: Preprocessing
+    page: int | None = None
+    project: Literal["max"] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "page": self.page,
+            "project": self.project,
+            "preprocessing": self.preprocessing.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, value: dict[str, Any]) -> GraphInput:
+        made = Preprocessing.from_json(value["preprocessing"])
+        return cls(name, made, value["page"], value["project"])
+
+    def example(self, n: int = 2) -> NDArray[np.uint8]:
+        """Images of noise."""
+        shape = (n, *self.preprocessing.size_px, self.preprocessing.channels)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 class GraphBundle(Bundle):
@@ -53,12 +83,14 @@ class GraphBundle(Bundle):
         self._runner = runner
         self._num_parameters = num_parameters
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "model":
-            raise ModelError(
-                "an exported graph shows no layers or gradients; use the run or its bundle/ folder."
-            )
-        raise AttributeError(name)
+    @property
+    def model(self) -> nn.Module:
+        raise ModelError(
+            "an exported graph shows no layers or gradients; use the run or its bundle/ folder."
+        )
+
+    def load(self) -> None:
+        """Nothing is left to load."""
 
     def prepare(self, source: Path | bytes | NDArray[Any]) -> Prepared:
         """As `Bundle.prepare`: pixels for each input of the graph; a file is decoded once.

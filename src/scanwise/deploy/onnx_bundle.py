@@ -13,23 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanwise.core.errors import IntegrityError, ModelError, RunError, ScanwiseError
+from scanwise.core.errors import IntegrityError, ModelError, RunError, ScanwiseError, one_line
 from scanwise.core.files import sha256_bytes
 from scanwise.deploy.bundle import BundleConfig
-from scanwise.deploy.graph_bundle import GraphBundle, Runner
-from scanwise.deploy.onnx_export import (
-    CONFIG,
-    FACTS,
-    FORMAT_VERSION,
-    METRICS,
-    MODEL_CARD,
-    PREPROCESS,
-    SEAL_LENGTH,
-    seal,
+from scanwise.deploy.graph_bundle import (
+    FEATURES,
+    PROBABILITIES,
+    GraphBundle,
+    GraphInput,
+    Runner,
 )
 from scanwise.deploy.reference import REFERENCE, Reference
-from scanwise.deploy.serving_graph import FEATURES, PROBABILITIES, GraphInput
 from scanwise.training.onnx_files import open_session
+
+FORMAT_VERSION = 1
+# What a file is described by in its metadata.
+FACTS, CONFIG, PREPROCESS = "scanwise.json", "config.json", "preprocess.json"
+METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
+_SEAL_KEY = b"scanwise_sha256"
+SEAL_LENGTH = 21 + 64
 
 
 class OnnxBundle(GraphBundle):
@@ -53,8 +55,7 @@ class OnnxBundle(GraphBundle):
         try:
             session = open_session(data)
         except Exception as error:  # the runtime has classes of its own for each failure
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"ONNX Runtime can't run {file}: {first[:200]}.") from error
+            raise ModelError(f"ONNX Runtime can't run {file}: {one_line(error)}.") from error
         return cls.from_metadata(
             dict(session.get_modelmeta().custom_metadata_map), runner_of(session), str(file)
         )
@@ -126,6 +127,15 @@ def check_seal(data: bytes, name: str) -> None:
         f"{name} was not written by `scanwise export`, so its classes and preprocessing are "
         "unknown; export the run, or use that file with the program that it was made for."
     )
+
+
+def seal(digest: str) -> bytes:
+    """`metadata_props` (field 14 of ModelProto) with one entry, key (1) and value (2), in protobuf.
+
+    Written by hand: what reads and checks a file then needs no onnx package.
+    """
+    entry = b"\x0a" + bytes([len(_SEAL_KEY)]) + _SEAL_KEY + b"\x12\x40" + digest.encode()
+    return b"\x72" + bytes([len(entry)]) + entry
 
 
 def _reference(texts: Mapping[str, str]) -> Reference | None:

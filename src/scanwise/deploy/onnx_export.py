@@ -16,19 +16,25 @@ from typing import Any
 import torch
 
 from scanwise import __version__
-from scanwise.core.errors import ModelError
+from scanwise.core.errors import ModelError, one_line
 from scanwise.core.files import sha256_bytes
 from scanwise.deploy.bundle import Bundle
+from scanwise.deploy.graph_bundle import FEATURES
+from scanwise.deploy.onnx_bundle import (
+    CONFIG,
+    FACTS,
+    FORMAT_VERSION,
+    METRICS,
+    MODEL_CARD,
+    PREPROCESS,
+    SEAL_LENGTH,
+    seal,
+)
 from scanwise.deploy.reference import REFERENCE
-from scanwise.deploy.serving_graph import FEATURES, ServingGraph, members_of
+from scanwise.deploy.serving_graph import ServingGraph, members_of
 from scanwise.training.onnx_files import write_onnx
 
-FORMAT_VERSION = 1
 MAX_BYTES = 2**31 - 1  # of a protobuf message
-FACTS, CONFIG, PREPROCESS = "scanwise.json", "config.json", "preprocess.json"
-METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
-_SEAL_KEY = b"scanwise_sha256"
-SEAL_LENGTH = 21 + 64
 
 
 def onnx_bytes(bundle: Bundle) -> bytes:
@@ -60,9 +66,8 @@ def graph_bytes(graph: ServingGraph) -> bytes:
             with torch.inference_mode():
                 write_onnx(graph, graph.examples(), path, names, graph.output_names)
         except Exception as error:  # the exporter raises whatever it likes
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(
-                f"this network can't be exported as ONNX ({lines[0][:200]}); use the bundle "
+                f"this network can't be exported as ONNX ({one_line(error)}); use the bundle "
                 "itself, or --format torch."
             ) from error
         return path.read_bytes()
@@ -113,15 +118,6 @@ def sealed(model: bytes, metadata: dict[str, str]) -> bytes:
             "use --format torch."
         )
     return body + seal(sha256_bytes(body))
-
-
-def seal(digest: str) -> bytes:
-    """`metadata_props` (field 14 of ModelProto) with one entry, key (1) and value (2), in protobuf.
-
-    Written by hand: what reads and checks a file then needs no onnx package.
-    """
-    entry = b"\x0a" + bytes([len(_SEAL_KEY)]) + _SEAL_KEY + b"\x12\x40" + digest.encode()
-    return b"\x72" + bytes([len(entry)]) + entry
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanwise.core.errors import ModelError
+from scanwise.core.errors import ModelError, one_line
 
 # Where nearly all of the time goes. Sums, pooling and softmax stay float32: rounding them costs
 # accuracy and won no time where it was measured.
@@ -64,9 +64,8 @@ def int8_bytes(graph: bytes, batches: Iterator[Mapping[str, NDArray[np.uint8]]])
             )
             return rounded.read_bytes()
     except Exception as error:  # the library raises whatever it likes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"ONNX Runtime can't round this network to int8 ({lines[0][:200]}); leave out --int8."
+            f"ONNX Runtime can't round this network to int8 ({one_line(error)}); leave out --int8."
         ) from error
     finally:
         logger.setLevel(level)

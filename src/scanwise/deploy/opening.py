@@ -8,12 +8,13 @@ from scanwise.core.errors import RunError
 from scanwise.deploy.bundle import Bundle
 
 
-def open_model(path: str | Path) -> Bundle:
+def open_model(path: str | Path, *, lazily: bool = False) -> Bundle:
     """Open what `predict`, `serve` and `app` are given.
 
     Args:
         path: A bundle folder, a run folder that holds one, or an .onnx file that `scanwise export`
             wrote.
+        lazily: Load the network when it is first asked for (`Bundle.from_pretrained`).
 
     Raises:
         RunError: If there is none.
@@ -32,4 +33,4 @@ def open_model(path: str | Path) -> Bundle:
             f"{place} can't be opened here{why}; name a run, a bundle folder or an .onnx file that "
             "`scanwise export` wrote."
         )
-    return Bundle.from_pretrained(place)
+    return Bundle.from_pretrained(place, lazily=lazily)

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scanwise.deploy.answers import Outputs
 from scanwise.models.backbones import BackboneSpec
 from scanwise.models.penultimate import alone_with, watch_features
-from scanwise.prepare.batches import evaluation_batch
 from scanwise.prepare.preprocessing import Preprocessing
-from scanwise.prepare.rows import Pixels
-
-
-class Outputs(NamedTuple):
-    """Of n images."""
-
-    logits: NDArray[np.float32]  # (n, k)
-    features: NDArray[np.float32] | None  # (n, d); None where the network shows none
+from scanwise.prepare.rows import Pixels, evaluation_batch
 
 
 @torch.inference_mode()
 def network_outputs(
-    model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
+    model: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device | str
 ) -> Outputs:
     """Outputs of prepared pixels uint8 (n, h, w, c), n > 0, in float32 arithmetic.
 
     Safe in threads that share the network: one at a time computes.
     """
     logits, features = [], []
-    step = network_batch(model, preprocessing)
+    step = _batch(model, preprocessing)
     with alone_with(model), watch_features(model.to(device).eval()) as seen:
         for start in range(0, len(pixels), step):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
@@ -63,7 +56,29 @@ def _joined(logits: list[Tensor], features: list[Tensor]) -> Outputs:
     return Outputs(whole, torch.cat(features).numpy())
 
 
-def network_batch(model: nn.Module, preprocessing: Preprocessing) -> int:
+class WholeNetwork(nn.Module):
+    """Prepared pixels uint8 (b, h, w, c) to logits (b, k), and features (b, d) if it has any."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model = model
+        for name, values in zip(("scale", "shift"), preprocessing.scale_shift(), strict=True):
+            self.register_buffer(name, torch.from_numpy(values).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        with watch_features(self.model) as seen:
+            logits: Tensor = self.model(images)
+            features = seen()
+        if features is None or len(features) != len(images):
+            return (logits,)
+        return logits, features
+
+
+def _batch(model: nn.Module, preprocessing: Preprocessing) -> int:
     """Images that a network is given at a time: fewer of larger ones."""
     spec = getattr(model, "spec", None)
     return evaluation_batch(

@@ -6,50 +6,19 @@ goes along as JSON; what comes after it (labels, thresholds, prediction sets) is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.ensemble import EnsembleBundle
+from scanwise.deploy.graph_bundle import FEATURES, PROBABILITIES, GraphInput
 from scanwise.models.backbones import BackboneSpec, resize
 from scanwise.models.penultimate import watch_features
-from scanwise.prepare.preprocessing import Preprocessing
 
-PROBABILITIES, FEATURES = "probabilities", "features"
 # What of a preprocessing is done inside the graph, or is only told to people.
 _NOT_BEFORE = {"mean", "std", "num_images", "normalised_for", "notes"}
-
-
-@dataclass(frozen=True)
-class GraphInput:
-    """One input of the graph: uint8 (n, h, w, c), and how a picture becomes that."""
-
-    name: str
-    preprocessing: Preprocessing
-    page: int | None = None
-    project: Literal["max"] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "page": self.page,
-            "project": self.project,
-            "preprocessing": self.preprocessing.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, name: str, value: dict[str, Any]) -> GraphInput:
-        made = Preprocessing.from_json(value["preprocessing"])
-        return cls(name, made, value["page"], value["project"])
-
-    def example(self, n: int = 2) -> NDArray[np.uint8]:
-        """Images of noise."""
-        shape = (n, *self.preprocessing.size_px, self.preprocessing.channels)
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 class ServingGraph(nn.Module):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scanwise.core.errors import IntegrityError, ModelError
+from scanwise.core.errors import IntegrityError, ModelError, one_line
 from scanwise.deploy.graph_bundle import Runner
 from scanwise.deploy.serving_graph import ServingGraph
 
@@ -40,9 +40,8 @@ def write_program(graph: ServingGraph, path: Path, metadata: Mapping[str, str]) 
             program.example_inputs = None  # they would be pickled
             torch.export.save(program, path, extra_files=dict(metadata))
     except Exception as error:  # the exporter raises whatever it likes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"torch can't export this network ({lines[0][:200]}); use the bundle itself, or "
+            f"torch can't export this network ({one_line(error)}); use the bundle itself, or "
             "--format onnx."
         ) from error
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy  # its parts are loaded at first use
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri, stdtrit
 
 from scanwise.core.errors import DataError
 from scanwise.core.types import Interval
 from scanwise.metrics.inputs import Floats, Ints
 
 LEVEL = 0.95
+Z = 1.959963984540054  # scipy.special.ndtri(0.5 + LEVEL / 2), without the time to import it
 NUM_RESAMPLES = 2000
 MIN_UNITS = 30  # below it an interval is printed with a caution (CAPABILITIES E3)
 _CHUNK_CELLS = 2**21  # of one block of weights: 16 MiB, so that it stays near the processor
@@ -46,10 +47,9 @@ def wilson_interval(successes: int, n: int) -> Interval:
         raise DataError(f"successes must lie in [0, {n}], got {successes}.")
     if n == 0:
         return Interval(None, reason="n=0")
-    z = float(ndtri(0.5 + LEVEL / 2))
     share = successes / n
-    spread = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    spread = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     # At the ends the bound is the end itself; rounding must not push it past the value.
     low = 0.0 if successes == 0 else min(float(centre - spread), share)
     high = 1.0 if successes == n else max(float(centre + spread), share)
@@ -211,7 +211,8 @@ def logit_interval(
     share = (value - lowest) / reach
     degrees = units - 1.0 if freedom is None else freedom
     spread = float(np.nanstd(resamples, ddof=1)) / reach * np.sqrt((degrees + 1) / degrees)
-    half = -float(stdtrit(degrees, (1 - LEVEL) / 2)) * spread / (share * (1 - share))
-    low, high = (float(expit(logit(share) + side)) for side in (-half, half))
+    special = scipy.special
+    half = -float(special.stdtrit(degrees, (1 - LEVEL) / 2)) * spread / (share * (1 - share))
+    low, high = (float(special.expit(special.logit(share) + side)) for side in (-half, half))
     low, high = min(lowest + reach * low, value), max(lowest + reach * high, value)
     return Interval(value, low, high, plain.reason)

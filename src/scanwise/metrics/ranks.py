@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from scanwise.core.errors import DataError
 from scanwise.metrics.counts import ratio
@@ -52,10 +52,10 @@ def make_ranking(
     ones = np.ones(len(scores))
     negative = ~positive
     return Ranking(
-        positives=sparse.csr_matrix(
+        positives=scipy.sparse.csr_matrix(
             (ones[positive], (g - 1 - left[positive], images[positive])), shape=(g, n)
         ),
-        negatives=sparse.csr_matrix(
+        negatives=scipy.sparse.csr_matrix(
             (ones[negative], (row[negative], images[negative])), shape=(2 * g + 1, n)
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,21 @@ def header(class_names: Sequence[str]) -> list[str]:
         "path", "status", "reason", "pred", *probabilities,
         "threshold_pred", "set", "in_dist", "unknown_score",
     ]  # fmt: skip
+
+
+def joined(names: Sequence[str]) -> str:
+    """Class names as one cell, "|" between them; quoted as in a CSV if one holds "|" or a quote."""
+    if not any(set(name) & set('|"\r\n') for name in names):
+        return LABELS.join(names)
+    text = io.StringIO()
+    made = csv.writer(text, delimiter=LABELS, quoting=csv.QUOTE_ALL, lineterminator="")
+    made.writerow(names)
+    return text.getvalue()
+
+
+def names_in(cell: str) -> tuple[str, ...]:
+    """The class names of a cell that `joined` made."""
+    return tuple(next(csv.reader([cell], delimiter=LABELS)))
 
 
 def rows_of(answers: BundlePredictions) -> list[Row]:
@@ -54,8 +70,8 @@ def _row(answer: Answer, class_names: Sequence[str]) -> Row:
         "",
         answer.predicted,
         *probabilities,
-        LABELS.join(answer.above_threshold or ()),
-        LABELS.join(answer.prediction_set or ()),
+        joined(answer.above_threshold or ()),
+        joined(answer.prediction_set or ()),
         YES[answer.in_distribution],
         "" if answer.unknown_score is None else answer.unknown_score,
     ]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanwise.core.errors import DataError, RunError
-from scanwise.data.images import is_image_name
 from scanwise.deploy.bundle import Bundle
 from scanwise.deploy.explain import class_index
 from scanwise.deploy.subject import Subject, subject_of_files, subject_of_rows
 from scanwise.metrics.predictions import Predictions, read_predictions
+from scanwise.pipeline.find_inputs import find_images
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.train import reload_data
 from scanwise.report.plots import evenly
@@ -150,14 +150,11 @@ def label_words(target: NDArray[np.int64], class_names: Sequence[str]) -> str:
 
 
 def expand_paths(paths: Sequence[Path]) -> list[Path]:
-    """Image files, and those in folders."""
+    """Image files, and those in folders (`find_images`)."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.is_file() and is_image_name(f.name))
-            if not found:
-                raise DataError(f"{path} holds no image files.")
-            files += found
+            files += find_images(path)
         elif path.is_file():
             files.append(path)
         else:

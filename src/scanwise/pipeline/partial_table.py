@@ -135,7 +135,8 @@ class PartialTable:
             self.state.unlink(missing_ok=True)  # of a process that was killed at its very end
         if resume and self.output.exists() and not self.state.exists():
             raise RunError(
-                f"{self.output} is complete: there is nothing to resume. --force predicts anew."
+                f"{self.output} is complete: there is nothing to resume. --force predicts anew, "
+                "and with --sort-into sorts what it predicts."
             )
         if resume or force:
             return

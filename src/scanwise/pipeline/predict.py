@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from scanwise.core.errors import ConfigError, DataError
+from scanwise.core.errors import ConfigError, DataError, one_line
 from scanwise.core.files import csv_lines, sha256_file
+from scanwise.core.runtime import apply_threads, package_version
 from scanwise.data.cache import usable_cores
-from scanwise.data.pixels import one_line
 from scanwise.deploy.answers import BundlePredictions
 from scanwise.deploy.bundle import Bundle, Prepared, find_bundle
 from scanwise.deploy.ensemble import EnsembleBundle
-from scanwise.deploy.fast import FEW, SAMPLE, Choice, choose_engine, few_images, use_engine
+from scanwise.deploy.fast import FEW, SAMPLE, Choice, choose_engine, known_choice, use_engine
 from scanwise.deploy.opening import open_model
 from scanwise.pipeline.answer_rows import Row, header, rows_of, said
 from scanwise.pipeline.find_inputs import Input, Inputs, find_inputs
@@ -32,8 +32,7 @@ from scanwise.pipeline.partial_table import Origin, PartialTable, Way
 from scanwise.pipeline.predict_progress import PredictProgress
 from scanwise.pipeline.predict_summary import Summary, Tally
 from scanwise.pipeline.sort_into import SortPlan, check_plan, sort_files
-from scanwise.prepare.batches import evaluation_batch
-from scanwise.training.device import pick_device
+from scanwise.prepare.rows import evaluation_batch
 
 AHEAD = 2  # blocks that are decoded while the network is at one
 TASK = 8  # images a thread decodes before it looks for more
@@ -79,10 +78,10 @@ def predict(job: Job, make_rows: RowBlocks | None = None) -> Summary:
     inputs = find_inputs(
         job.given, lists=job.lists, but_not="" if job.output == STDOUT else job.output
     )
-    bundle = open_model(job.model)
+    bundle = open_model(job.model, lazily=True)
     if job.sort is not None:
         check_plan(job.sort, inputs, bundle.class_names, Path(job.output))
-    job = replace(job, device=str(pick_device(job.device)))
+    job = replace(job, device=_device(job.device))
     tally = Tally(bundle.class_names, bundle.config.task)
     work = _Work(job, inputs, bundle, make_rows or _rows_here, tally)
     before = 0
@@ -125,11 +124,7 @@ def answer_blocks(
 def block_size(bundle: Bundle) -> int:
     """Images of a block: four batches of the network, so that few are waited for at the ends."""
     members = [m.bundle for m in bundle.members] if isinstance(bundle, EnsembleBundle) else [bundle]
-    sides = [
-        each.config.backbone["input_px"] if each.config.backbone else each.config.size_px
-        for each in members
-    ]
-    return 4 * min(evaluation_batch((side[0], side[1])) for side in sides)
+    return 4 * min(evaluation_batch(each.config.seen_px) for each in members)
 
 
 @dataclass(frozen=True)
@@ -166,14 +161,23 @@ class _Work:
 
     def _choose(self, way: Way | None) -> Choice:
         """What runs the network; that of the earlier process where there is one."""
+        choice = self._choice(way)
+        if choice.engine == "torch":  # what is wrong with a network is said before a row is written
+            self.bundle.load()
+        return choice
+
+    def _choice(self, way: Way | None) -> Choice:
         if way is not None:
             use_engine(self.bundle, way.engine)
             return Choice(way.engine, "as before the interruption")
-        if len(self.inputs) < FEW:
-            return few_images(self.bundle)
-        some = (_prepare(self.bundle, each) for each in self.inputs.images[:LOOKED_AT])
-        sample = list(islice((one for one in some if not isinstance(one, str)), SAMPLE))
-        return choose_engine(self.bundle, sample, len(self.inputs), device=self.job.device)
+        known = known_choice(self.bundle, device=self.job.device)
+        if known is not None:
+            return known
+        sample: list[Prepared] = []
+        if len(self.inputs) >= FEW:
+            some = (_prepare(self.bundle, each) for each in self.inputs.images[:LOOKED_AT])
+            sample = list(islice((one for one in some if not isinstance(one, str)), SAMPLE))
+        return choose_engine(self.bundle, sample, len(self.inputs))
 
     def _run(
         self,
@@ -195,6 +199,16 @@ class _Work:
                         self.tally.add(said(row))
                     write(rows)
                     progress.step(len(rows))
+
+
+def _device(name: str) -> str:
+    """As `pick_device`; torch is not asked, and not loaded, where only the CPU can be meant."""
+    if name == "cpu" or (name == "auto" and (package_version("torch") or "").endswith("+cpu")):
+        apply_threads()
+        return "cpu"
+    from scanwise.training.device import pick_device
+
+    return str(pick_device(name))
 
 
 def _check(job: Job) -> None:

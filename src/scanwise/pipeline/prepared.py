@@ -25,9 +25,9 @@ from scanwise.prepare.balance import (
     describe_class_weights,
     drawn_counts,
 )
-from scanwise.prepare.batches import Batches, evaluation_batch
+from scanwise.prepare.batches import Batches
 from scanwise.prepare.preprocessing import Preprocessing, fit_preprocessing
-from scanwise.prepare.rows import PixelRows, keep_pixels
+from scanwise.prepare.rows import PixelRows, evaluation_batch, keep_pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,15 @@ from scanwise.core.errors import ConfigError, RunError
 from scanwise.core.files import csv_lines
 from scanwise.core.types import Task
 from scanwise.deploy.bundle import Bundle
-from scanwise.pipeline.answer_rows import LABELS, YES, Said, read_rows, readable, said
+from scanwise.pipeline.answer_rows import (
+    LABELS,
+    YES,
+    Said,
+    names_in,
+    read_rows,
+    readable,
+    said,
+)
 from scanwise.pipeline.find_inputs import Input, Inputs
 
 REVIEW = "_review"
@@ -140,14 +148,15 @@ def destinations(
         return (REVIEW,), "unlike the training images"
     task: Task = bundle.config.task
     thresholds = bundle.config.thresholds
-    decided = row.above_threshold or ("" if row.predicted in thresholds else row.predicted)
-    if task == "multilabel" and thresholds:
-        decided = row.above_threshold
-    chosen = tuple(decided.split(LABELS)) if decided else ()
+    chosen = names_in(row.above_threshold)
     if task == "multilabel":
+        if not thresholds and row.predicted:
+            chosen = tuple(row.predicted.split(LABELS))
         sure = min(max(value, 1 - value) for value in row.probabilities)
         chosen = chosen or (NONE,)
     else:
+        if not chosen and row.predicted not in thresholds:
+            chosen = (row.predicted,)
         if not chosen:
             return (REVIEW,), f"{row.predicted} does not reach its threshold"
         if len(chosen) > 1:

@@ -24,7 +24,6 @@ from scanwise.prepare.balance import sample_order
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import RESIDENT_LIMIT_BYTES
 
-EVALUATION_BATCH = 256
 _UPLOAD_BYTES = 2**26  # copied to a device at a time
 FREE_GPU_SHARE = 0.6  # of free GPU memory that a resident split may take
 
@@ -196,11 +195,6 @@ class Batches:
             return np.arange(len(self.rows))
         rng = np.random.default_rng([self.seed, epoch, 0])
         return sample_order(self._row_targets, self.sampler, rng)
-
-
-def evaluation_batch(size_px: tuple[int, int]) -> int:
-    """Images of an evaluation batch: 256 up to 64 px, fewer of larger ones to bound the memory."""
-    return max(8, min(EVALUATION_BATCH, EVALUATION_BATCH * 64 * 64 // (size_px[0] * size_px[1])))
 
 
 def batch_bounds(n: int, size: int, training: bool) -> list[tuple[int, int]]:

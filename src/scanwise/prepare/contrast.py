@@ -13,12 +13,12 @@ from typing import Any, Literal, Self, TypeVar
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from scanwise.core.config import Settings
 from scanwise.core.errors import ConfigError, nearest
+from scanwise.core.runtime import thread_count
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ def in_blocks(
 
     The threads are as many as torch may use, so the program's one limit on threads holds here too.
     """
-    workers = num_threads or min(torch.get_num_threads(), os.cpu_count() or 1)
+    workers = num_threads or min(thread_count(), os.cpu_count() or 1)
     rows = max(1, min(BLOCK_BYTES // max(1, row_bytes), -(-n // workers)))
     starts = range(0, n, rows)
     with _one_opencv_thread():

@@ -10,20 +10,21 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from threading import Lock
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from scanwise.core.config import Fit, Settings
 from scanwise.core.errors import ConfigError, DataError
 from scanwise.core.types import Dataset
 from scanwise.data.pixels import fit_to_square, plain_depth, promote
 from scanwise.prepare.contrast import Contrast, in_blocks, parse_contrast
+
+if TYPE_CHECKING:  # answers by ONNX Runtime need no torch, which takes two seconds to import
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 
@@ -156,6 +157,8 @@ class Preprocessing(Settings):
         Returns:
             float32 (b, c, h, w), contiguous in the order asked for.
         """
+        import torch
+
         b, h, w, c = batch.shape
         scale, shift = self.scale_shift()
         if channels_last or c == 1:
@@ -527,6 +530,8 @@ def _tiled(
     mean: tuple[float, ...], std: tuple[float, ...], num_pixels: int, device: str
 ) -> tuple[Tensor, Tensor]:
     """Coefficients of `normalise` repeated over the pixels of an image, float32 (h·w·c,)."""
+    import torch
+
     scale, shift = _scale_shift(mean, std)
     return (
         torch.from_numpy(np.tile(scale, num_pixels)).to(device),

@@ -16,6 +16,7 @@ from scanwise.data.cache import MAKE_ROOM, announce, room_for
 from scanwise.prepare.preprocessing import Preprocessing
 
 RESIDENT_LIMIT_BYTES = 2**29  # pixels of a memory map up to this size are read into memory
+EVALUATION_BATCH = 256
 _BLOCK_BYTES = 2**24
 
 
@@ -60,6 +61,11 @@ class PixelRows:
 
 
 Pixels = NDArray[np.uint8] | PixelRows
+
+
+def evaluation_batch(size_px: tuple[int, int]) -> int:
+    """Images of an evaluation batch: 256 up to 64 px, fewer of larger ones to bound the memory."""
+    return max(8, min(EVALUATION_BATCH, EVALUATION_BATCH * 64 * 64 // (size_px[0] * size_px[1])))
 
 
 def keep_pixels(view: PixelRows) -> tuple[NDArray[np.uint8], str]:

@@ -62,7 +62,7 @@ def check_page(
 ) -> Page:
     """The page as blocks; figures are read from `directory`."""
     findings = all_findings(check_json, dataset_json)
-    level, headline = _verdict(findings)
+    level, headline = verdict_of(findings)
     pictures = {
         name: picture
         for name in plots
@@ -80,13 +80,14 @@ def check_page(
     )
 
 
-def _verdict(findings: Sequence[Finding]) -> tuple[str, str]:
+def verdict_of(findings: Sequence[Finding]) -> tuple[str, str]:
+    """A level (bad, unsure, ok) and a headline."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     if errors:
-        return "bad", f"Not ready to train: {_plural(errors, 'error')}"
+        return "bad", f"Not ready to train: {_plural(errors, 'error')} must be solved"
     if warnings:
-        return "unsure", f"Ready to train, with {_plural(warnings, 'warning')}"
+        return "unsure", f"Ready to train; look at {_plural(warnings, 'warning')} first"
     return "ok", "Ready to train"
 
 

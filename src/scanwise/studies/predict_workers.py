@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scanwise.core.errors import ConfigError
+from scanwise.core.errors import ConfigError, one_line
 from scanwise.core.runtime import choose_threads
 from scanwise.studies.workers import connect
 
@@ -76,8 +76,7 @@ def _rows_on_ray(
             try:
                 yield ray.get(future)
             except ray.exceptions.RayError as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                reason = f"its worker was lost: {lines[0][:120]}"
+                reason = f"its worker was lost: {one_line(error)}"
                 yield [error_row(one.name, reason, len(bundle.class_names)) for one in part]
             submit()
     finally:
@@ -108,6 +107,6 @@ def _opened(model: str, engine: EngineName) -> Bundle:
     from scanwise.deploy.fast import use_engine
     from scanwise.deploy.opening import open_model
 
-    bundle = open_model(Path(model))
+    bundle = open_model(Path(model), lazily=True)
     use_engine(bundle, engine)
     return bundle

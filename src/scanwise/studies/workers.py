@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scanwise.core.errors import ConfigError, PartialError, ScanwiseError
+from scanwise.core.errors import ConfigError, PartialError, ScanwiseError, one_line
 from scanwise.core.runtime import choose_threads
 from scanwise.studies.jobs import Probe, best_jobs
 from scanwise.studies.members import Member, Outcome, train_member
@@ -157,8 +157,7 @@ def _on_ray(members: Sequence[Member], workers: Workers) -> Iterator[Outcome]:
             try:
                 yield ray.get(done[0])
             except ray.exceptions.RayError as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                yield Outcome(member, "failed", 0.0, f"Ray: {reason}")
+                yield Outcome(member, "failed", 0.0, f"Ray: {one_line(error)}")
     finally:
         ray.shutdown()
 

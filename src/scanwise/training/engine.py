@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scanwise.core.errors import ScanwiseError
-from scanwise.core.files import atomic_path, cache_dir, sha256_bytes, write_json
+from scanwise.core.errors import ScanwiseError, one_line
+from scanwise.core.files import write_json
 from scanwise.models.backbones import Backbone, FrozenBackbone
-from scanwise.training.onnx_files import open_session, write_onnx
+from scanwise.training.onnx_files import kept_session, onnx_stem, open_session, write_onnx
 
 BATCH = 16  # always this many: another shape may choose another kernel and other last bits
 TRIAL_IMAGES = 8
@@ -85,8 +83,7 @@ def make_engine(backbone: Backbone, sample: Tensor, device: torch.device) -> Eng
     try:
         verdict, session = _stored(stem) or _compare(stem, module, on_torch, sample)
     except Exception as error:  # the exporter and the runtime raise whatever they like
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        verdict, session = Verdict("torch", f"ONNX Runtime can't run it: {lines[0][:120]}"), None
+        verdict, session = Verdict("torch", f"ONNX Runtime can't run it: {one_line(error)}"), None
     if session is None:
         return Engine(verdict, torch.__version__, device, on_torch)
     return Engine(verdict, _ort().__version__, device, _on_onnxruntime(session))
@@ -98,14 +95,16 @@ def _stored(stem: Path) -> tuple[Verdict, Any] | None:
         verdict = Verdict(**json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")))
         if verdict.engine == "torch":
             return verdict, None
-        return verdict, _session(stem.with_suffix(".onnx"))
+        return verdict, open_session(stem.with_suffix(".onnx").read_bytes())
     except Exception:  # absent or damaged: compare anew
         return None
 
 
 def _compare(stem: Path, module: nn.Module, on_torch: Any, sample: Tensor) -> tuple[Verdict, Any]:
     images = _enough(sample)
-    session = onnx_session(stem, module, images)
+    session = kept_session(
+        stem, lambda path: write_onnx(module, [images[:2]], path, ["images"], ["features"])
+    )
     on_onnx = _on_onnxruntime(session)
     expected, found = on_torch(images), on_onnx(images)
     scale = float(np.abs(expected).max()) or 1.0
@@ -144,51 +143,10 @@ def _median_s(run: Any, images: Tensor, rounds: int = 3) -> float:
     return sorted(seconds)[rounds // 2]
 
 
-def onnx_stem(identity: str) -> Path:
-    """Where the cache keeps a network in ONNX, by what it is, with these versions of the tools."""
-    return cache_dir() / "onnx" / sha256_bytes(f"{identity} {_versions()}".encode())[:32]
-
-
-def onnx_session(
-    stem: Path, module: nn.Module, images: Tensor, outputs: Sequence[str] = ("features",)
-) -> Any:
-    """A module in ONNX Runtime: exported once, and kept at `stem`.onnx where the disk has room.
-
-    Args:
-        stem: From `onnx_stem`.
-        module: In eval mode.
-        images: An example of its input "images", float (b, c, h, w), b at least 2.
-        outputs: Names of what it returns.
-    """
-    path = stem.with_suffix(".onnx")
-    with contextlib.suppress(Exception):  # absent or damaged: export anew
-        return _session(path)
-    try:
-        with atomic_path(path) as temporary:
-            _export(module, images, temporary, outputs)
-            return _session(temporary)
-    except OSError:  # no room in the cache
-        with tempfile.TemporaryDirectory() as folder:
-            _export(module, images, Path(folder) / "network.onnx", outputs)
-            return _session(Path(folder) / "network.onnx")
-
-
-def _export(module: nn.Module, images: Tensor, path: Path, outputs: Sequence[str]) -> None:
-    write_onnx(module, [images[:2]], path, ["images"], outputs)
-
-
-def _session(path: Path) -> Any:
-    return open_session(path.read_bytes())
-
-
 def _ort() -> Any:
     import onnxruntime
 
     return onnxruntime
-
-
-def _versions() -> str:
-    return f"torch {torch.__version__} onnxruntime {_ort().__version__}"
 
 
 def _on_torch(module: nn.Module) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from scanwise.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REDRAW_S = 0.1
 

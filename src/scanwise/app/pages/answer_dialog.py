@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nicegui import ui
 
 from scanwise.app import widgets as w
-from scanwise.app.answers import confidence
+from scanwise.app.answers import AnswerSet, confidence
 from scanwise.app.explaining import explain_file
+from scanwise.app.widgets import Bench
 from scanwise.deploy.answers import Answer
-
-if TYPE_CHECKING:
-    from scanwise.app.pages.gallery import Gallery
 
 
 class AnswerDialog:
-    """Opened from a gallery; walks through what is shown there."""
+    """Opened from a gallery; walks through what is shown there.
 
-    def __init__(self, gallery: Gallery, row: int) -> None:
-        self.gallery, self.row = gallery, row
+    Args:
+        bench: Of the page.
+        found: The answers.
+        shown: Those of them that the gallery shows, in its order.
+        row: The one to open, one of `shown`.
+    """
+
+    def __init__(self, bench: Bench, found: AnswerSet, shown: Sequence[int], row: int) -> None:
+        self.bench, self.found, self.shown, self.row = bench, found, shown, row
 
     def open(self) -> None:
         with ui.dialog().props('aria-label="One picture"') as self.dialog:
@@ -32,7 +38,7 @@ class AnswerDialog:
         self.dialog.open()
 
     def _fill(self) -> None:
-        answer = self.gallery.found.answers[self.row]
+        answer = self.found.answers[self.row]
         self.card.clear()
         with self.card:
             w.text("h2", Path(answer.sample).name)
@@ -47,14 +53,12 @@ class AnswerDialog:
                 w.button("Close", self.dialog.close, "primary")
 
     def step(self, by: int) -> None:
-        shown = list(self.gallery.tiles)
-        place = shown.index(self.row) + by if self.row in shown else 0
-        self.row = shown[place % len(shown)]
+        self.row = self.shown[(self.shown.index(self.row) + by) % len(self.shown)]
         self._fill()
 
     def _picture(self, answer: Answer) -> None:
-        bench, path = self.gallery.bench, self.gallery.path(self.row)
-        source = bench.thumb(bench.thumbnails.add(path), 640)
+        path = self._path()
+        source = self.bench.thumb(self.bench.thumbnails.add(path), 640)
         name = escape(path.name)
         w.html(f'<img class="big" src="{source}" alt="{name}">')
         w.html(probabilities_html(answer), "probs").props(
@@ -65,7 +69,7 @@ class AnswerDialog:
         self.map = w.element("div").props('aria-live="polite"')
         with self.map:
             w.button("Show where it looked (explanation)", self.explain)
-        model = self.gallery.found.about.get("model")
+        model = self.found.about.get("model")
         w.command_box(f"scanwise explain {model} {answer.sample}")
 
     async def explain(self) -> None:
@@ -95,8 +99,12 @@ class AnswerDialog:
             )
 
     def _map(self) -> tuple[bytes, str]:
-        bundle, _ = self.gallery.bench.models.open(self.gallery.model)
-        return explain_file(bundle, self.gallery.path(self.row))
+        model = self.bench.workspace.place(str(self.found.about.get("model") or ""))
+        bundle, _ = self.bench.models.open(model)
+        return explain_file(bundle, self._path())
+
+    def _path(self) -> Path:
+        return self.bench.workspace.place(self.found.answers[self.row].sample)
 
 
 def probabilities_html(answer: Answer) -> str:

@@ -8,12 +8,13 @@ from nicegui import ui
 
 from scanwise.app import jobs
 from scanwise.app import widgets as w
-from scanwise.app.findings import SEVERITY_WORDS, class_rows, read_findings, title_of, verdict_of
+from scanwise.app.findings import SEVERITY_WORDS, class_rows, read_findings, title_of
 from scanwise.app.plans import check_words
 from scanwise.app.progress import read_json
 from scanwise.app.widgets import Bench
 from scanwise.app.workspace import data_name
 from scanwise.core.types import Finding
+from scanwise.report.check_page import verdict_of
 
 LEAD = (
     "Before anything is trained, scanwise looks for what would make the result wrong: unreadable "

@@ -256,8 +256,8 @@ class Gallery:
         key, row = str(event.args["key"]), int(event.args["tile"])
         if key == " ":
             self.toggle(row, bool(event.args.get("shift")))
-        elif key == "Enter":
-            AnswerDialog(self, row).open()
+        elif key == "Enter" and row in self.tiles:
+            AnswerDialog(self.bench, self.found, tuple(self.tiles), row).open()
         elif key == "cz":
             self.undo()
         elif key == "ca":
