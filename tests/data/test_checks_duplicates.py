@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from scanwise.core.types import Split
+from scanwise.data import near_duplicates
 from scanwise.data.copy_metric import recompressed
 from scanwise.data.demo import load_demo
 from scanwise.data.duplicates import (
@@ -24,7 +25,7 @@ from scanwise.data.duplicates import (
 )
 from scanwise.data.near_duplicates import NearPairs, alike_cut, find_near_pairs
 from scanwise.data.pair_cache import remembered_near_pairs
-from scanwise.data.views import symmetries, to_8bit, working_copies
+from scanwise.data.views import View, symmetries, to_8bit, warp, working_copies
 
 Rows = NDArray[np.int64]
 
@@ -213,6 +214,35 @@ def test_the_search_is_the_same_every_time() -> None:
     first, second = (find_near_pairs(images, seed=5) for _ in range(2))
     assert first.rows.tolist() == second.rows.tolist()
     assert first.similarity.tolist() == second.similarity.tolist()
+
+
+def stamps(n: int) -> NDArray[np.uint8]:
+    """Black pictures but for a strip of coloured columns; none is another's copy."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((n, 96, 96, 3), np.uint8)
+    for image, place in zip(images, rng.integers(0, 48, n), strict=True):
+        image[2 * place : 2 * place + 2] = rng.integers(0, 256, (16, 3), np.uint8).repeat(6, axis=0)
+    return images
+
+
+def test_maps_that_can_not_be_are_not_warped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV took more than an hour for one map that sent a pixel 10⁹ px outside."""
+
+    def watched(image: NDArray[np.uint8], matrix: NDArray[np.float64], **options: bool):
+        assert np.abs(matrix).max() < 300  # and no NaN
+        return warp(image, matrix, **options)
+
+    monkeypatch.setattr(near_duplicates, "warp", watched)
+    work = working_copies(stamps(200))
+    believed = [near_duplicates.align(work[k], work[k + 1], View())[1] for k in range(199)]
+    assert 0 < sum(believed) < 100
+    dark, grey = work[:2]
+    for value in (np.nan, np.inf, 1e9):
+        exploded = np.array([[1, 0, value], [0, 1, 0]], np.float32)
+        monkeypatch.setattr(cv2, "findTransformECC", lambda *_, to=exploded: (0.5, to))
+        shown, held = near_duplicates.align(dark, grey, View())
+        assert not held
+        assert shown is grey
 
 
 # --- how alike is enough -------------------------------------------------------------------------

@@ -323,7 +323,8 @@ def align(moving: Bytes, fixed: Bytes, view: View) -> tuple[Bytes, bool]:
 
     Returns:
         The moved image, and whether the map is believable: at least 80 % of the frame covered,
-        magnified between 0.8 and 2.9 times, stretched by less than a quarter.
+        magnified between 0.8 and 2.9 times, stretched by less than a quarter. If it is not, the
+        second image is returned as it is.
     """
     side = fixed.shape[0]
     start = np.asarray(cv2.invertAffineTransform(view.matrix(side)), np.float32)
@@ -333,14 +334,23 @@ def align(moving: Bytes, fixed: Bytes, view: View) -> tuple[Bytes, bool]:
         _, inverse = cv2.findTransformECC(*grey, start, cv2.MOTION_AFFINE, criteria, None, 1)
     except cv2.error:  # did not converge: the images have nothing in common
         return fixed, False
+    if not _believable(np.asarray(inverse), side):
+        # Not even warped: OpenCV walks a pixel that lies 10⁹ px outside back by one mirroring of
+        # the frame at a time. One such map (dark pictures bring them) took longer than an hour.
+        return fixed, False
+    return warp(moving, np.asarray(inverse, np.float64), inverse=True), True
+
+
+def _believable(inverse: NDArray[np.floating], side: int) -> bool:
+    if not np.isfinite(inverse).all():
+        return False
     whole = np.ones((side, side), np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     inside = cv2.warpAffine(whole, inverse, (side, side), flags=flags)
     stretch = np.linalg.svd(inverse[:, :2], compute_uv=False)
-    believable = (
+    return bool(
         inside.mean() > 0.8 and stretch[0] < 1.25 * stretch[1] and 0.35 < stretch.mean() < 1.25
     )
-    return warp(moving, inverse, inverse=True), bool(believable)
 
 
 def _grey(image: Bytes) -> Bytes:
