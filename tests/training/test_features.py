@@ -158,7 +158,7 @@ def test_a_network_that_cannot_be_exported_runs_in_torch(
     def fail(*args, **kwargs):
         raise RuntimeError("unsupported operator")
 
-    monkeypatch.setattr(engines, "_export", fail)
+    monkeypatch.setattr(engines, "write_onnx", fail)
     extractor = make(backbone, preprocessing, dataset)
     assert extractor.engine.verdict.engine == "torch"
     assert "unsupported operator" in extractor.engine.verdict.reason
