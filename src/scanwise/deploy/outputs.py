@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scanwise.deploy.answers import Outputs
 from scanwise.models.backbones import BackboneSpec
 from scanwise.models.penultimate import alone_with, watch_features
+from scanwise.prepare.collected import Collected
 from scanwise.prepare.preprocessing import Preprocessing
 from scanwise.prepare.rows import Pixels, evaluation_batch
 
@@ -24,16 +25,17 @@ def network_outputs(
 
     Safe in threads that share the network: one at a time computes.
     """
-    logits, features = [], []
+    logits, features = Collected(), Collected()
     step = _batch(model, preprocessing)
     with alone_with(model), watch_features(model.to(device).eval()) as seen:
         for start in range(0, len(pixels), step):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step])).to(device)
-            logits.append(model(preprocessing.normalise(batch)).float().cpu())
+            logits.add(model(preprocessing.normalise(batch)).float().cpu())
             vectors = seen()
             if vectors is not None and len(vectors) == len(batch):
-                features.append(vectors.float().cpu())
-    return _joined(logits, features)
+                features.add(vectors.float().cpu())
+    complete = len(features) == len(logits)
+    return Outputs(logits.whole().numpy(), features.whole().numpy() if complete else None)
 
 
 @torch.inference_mode()
@@ -46,14 +48,9 @@ def head_outputs(model: nn.Module, vectors: NDArray[np.float32]) -> Outputs:
         classify: Any = model.classify
         logits = classify(torch.from_numpy(vectors)).float()
         last = seen()
-    return _joined([logits], [] if last is None else [last.float()])
-
-
-def _joined(logits: list[Tensor], features: list[Tensor]) -> Outputs:
-    whole = torch.cat(logits).numpy()
-    if sum(len(part) for part in features) != len(whole):
-        return Outputs(whole, None)
-    return Outputs(whole, torch.cat(features).numpy())
+    if last is None or len(last) != len(logits):
+        return Outputs(logits.numpy(), None)
+    return Outputs(logits.numpy(), last.float().numpy())
 
 
 class WholeNetwork(nn.Module):

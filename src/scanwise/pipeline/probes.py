@@ -7,6 +7,7 @@ test split is not read. The answers go to `probes` of training.json; `report.cau
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from scanwise.data.border import border_probe
 from scanwise.metrics.ranks import auroc
 from scanwise.pipeline.prepared import Prepared
 from scanwise.prepare.batches import Batches, batch_bounds
+from scanwise.prepare.collected import Collected
 from scanwise.training import checkpoint
 from scanwise.training.validation import EvaluationStream, evaluating
 
@@ -159,26 +161,25 @@ def plain_stream(prepared: Prepared, seed: int, batch_size: int) -> Batches:
         task=prepared.train.task,
         device=prepared.val.device,
         channels_last=prepared.val.channels_last,
+        resident_limit_bytes=0,  # asked once: not worth a copy in memory
     )
 
 
 def ask(model: nn.Module | None, stream: EvaluationStream, *, keep_mode: bool = False) -> Answers:
     """Pass a stream through a network once, in eval mode unless `keep_mode`."""
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    moments: list[Tensor] = []
+    logits, targets, moments = Collected(), Collected(), Collected()
     with evaluating(nn.Identity() if model is None or keep_mode else model):
         for images, truth, _ in stream.iterate(0):
             flat = images.float().flatten(1)
-            moments.append(torch.stack([flat.mean(dim=1), flat.std(dim=1)], dim=1).cpu())
-            targets.append(truth.cpu())
-            logits.append(
+            moments.add(torch.stack([flat.mean(dim=1), flat.std(dim=1)], dim=1).cpu())
+            targets.add(truth.cpu())
+            logits.add(
                 torch.zeros(len(images), 0) if model is None else model(images).float().cpu()
             )
-    shown = torch.cat(moments).double().numpy()
+    shown = moments.whole().double().numpy()
     return Answers(
-        probabilities=torch.cat(logits).double().softmax(dim=1).numpy(),
-        targets=torch.cat(targets).long().numpy(),
+        probabilities=logits.whole().double().softmax(dim=1).numpy(),
+        targets=targets.whole().long().numpy(),
         brightness=shown[:, 0],
         contrast=shown[:, 1],
     )
@@ -286,13 +287,22 @@ def moved(before: list[Tensor], model: nn.Module) -> float | None:
     """
     if not before:
         return None
-    first = torch.cat([tensor.double().flatten() for tensor in before])
-    last = torch.cat([tensor.detach().cpu().double().flatten() for tensor in _matrices(model)])
-    length = float(first @ first)
-    if not length or not bool(torch.isfinite(last).all()):
+    now = [tensor.detach().cpu() for tensor in _matrices(model)]
+    sums = torch.zeros(2, dtype=torch.float64)
+    # One tensor at a time in float64: those of a large first layer take much memory.
+    for first, last in zip(before, now, strict=True):
+        if not bool(torch.isfinite(last).all()):
+            return None
+        first, last = first.double().flatten(), last.double().flatten()
+        sums += torch.stack([first @ first, first @ last])
+    length, product = sums.tolist()
+    if not length:
         return None
-    residue = last - first * (float(first @ last) / length)
-    return float(residue.norm()) / float(first.norm())
+    residue = sum(
+        float(last.double().sub_(first.double(), alpha=product / length).square_().sum())
+        for first, last in zip(before, now, strict=True)
+    )
+    return math.sqrt(residue / length)
 
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -17,6 +17,7 @@ from scanwise.core.config import Monitor
 from scanwise.core.types import Task
 from scanwise.metrics.ranks import auroc
 from scanwise.models.losses import OutputActivation, probabilities
+from scanwise.prepare.collected import Collected
 from scanwise.training.device import LossFunction
 
 
@@ -53,8 +54,10 @@ def predict_logits(model: nn.Module, batches: EvaluationStream) -> NDArray[np.fl
     models agree. The model is moved to the device of the batches; its mode is left as it was.
     """
     with evaluating(model.to(batches.device)):
-        logits = [model(images).float() for images, _, _ in batches.iterate(0)]
-        return torch.cat(logits).cpu().numpy()
+        logits = Collected()
+        for images, _, _ in batches.iterate(0):
+            logits.add(model(images).float())
+        return logits.whole().cpu().numpy()
 
 
 def validate(
@@ -72,7 +75,7 @@ def validate(
         balanced accuracy over the classes that are there (multi-label: mean over labels of the mean
         of sensitivity and specificity).
     """
-    parts: list[tuple[Tensor, Tensor]] = []
+    answers, asked = Collected(), Collected()
     total = 0.0
     with evaluating(model):
         for images, targets, weights in batches.iterate(0):
@@ -81,9 +84,9 @@ def validate(
             if weights is not None:
                 losses = losses * weights
             # On the device's own clock: the sum is read once the logits are.
-            parts.append((torch.cat([logits, losses[:, None]], dim=1), targets))
-        table = torch.cat([part for part, _ in parts])
-        truth = torch.cat([targets for _, targets in parts]).cpu().numpy()
+            answers.add(torch.cat([logits, losses[:, None]], dim=1))
+            asked.add(targets)
+        table, truth = answers.whole(), asked.whole().cpu().numpy()
         total = float(
             table[:, -1].double().mean() if table.device.type != "mps" else table[:, -1].mean()
         )
