@@ -18,6 +18,7 @@ from scanwise.deploy.opening import open_model
 from scanwise.metrics.predictions import read_predictions
 from scanwise.models.parts import set_views
 from scanwise.pipeline.plan import DataFacts, make_plan
+from scanwise.pipeline.run_removal import check_removable
 from scanwise.pipeline.runs import Run
 from scanwise.pipeline.train import train
 from scanwise.pipeline.verify import verify_run
@@ -48,6 +49,7 @@ def test_the_gain_is_that_over_one_view_and_follows_from_the_files(run: Run) -> 
     assert "mean over 10 views of the image (flip+shift)" in report
     assert not verify_run(run.path).mismatches
     assert len(run.test_looks()) == 1
+    assert check_removable([run.path])  # one_view.csv is known as a part of the run
 
 
 def test_a_changed_answer_to_one_view_is_found(run: Run) -> None:

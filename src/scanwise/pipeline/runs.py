@@ -40,6 +40,7 @@ CONTENTS = {
     "training.json": "how the training ended: best epoch, why it stopped, what it was probed for",
     "time_plan.json": "what `--time-limit` measured and decided",
     "predictions.csv": "`sample,split,target,predicted,prob_<class>…` of validation and test",
+    "one_view.csv": "the same by each picture alone, where `--tta` averages views",
     "metrics.json": "every score of every split with its interval",
     "metrics.md": "the same as tables",
     "decisions.json": "temperature, thresholds and prediction sets with their evidence",
